@@ -1,0 +1,26 @@
+# Warnings, sanitizers and the linker, for every target of the project.
+find_program(FDBNBD_CCACHE ccache)
+if(FDBNBD_CCACHE AND NOT CMAKE_CXX_COMPILER_LAUNCHER)
+  set(CMAKE_C_COMPILER_LAUNCHER ${FDBNBD_CCACHE})
+  set(CMAKE_CXX_COMPILER_LAUNCHER ${FDBNBD_CCACHE})
+endif()
+
+add_compile_options(-Wall -Wextra -Wpedantic -Wshadow -Wnon-virtual-dtor -Woverloaded-virtual
+                    -Wconversion -Wno-sign-conversion -Wimplicit-fallthrough -Werror)
+if(CMAKE_CXX_COMPILER_ID STREQUAL "Clang")
+  add_compile_options(-Wthread-safety)
+  add_link_options(-fuse-ld=lld)
+endif()
+add_compile_options(-g1 -fno-omit-frame-pointer)
+
+if(FDBNBD_SANITIZE)
+  add_compile_options(-fsanitize=${FDBNBD_SANITIZE} -fno-sanitize-recover=all)
+  add_link_options(-fsanitize=${FDBNBD_SANITIZE})
+endif()
+if(FDBNBD_FUZZ)
+  add_compile_options(-fsanitize=fuzzer-no-link)
+endif()
+if(FDBNBD_COVERAGE)
+  add_compile_options(-fprofile-instr-generate -fcoverage-mapping)
+  add_link_options(-fprofile-instr-generate)
+endif()

@@ -1,0 +1,74 @@
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+
+// Every bound of the product, in one place. What can be configured has its default here.
+
+namespace fdbnbd::limits {
+
+inline constexpr uint64_t kKiB = 1024;
+inline constexpr uint64_t kMiB = 1024 * kKiB;
+inline constexpr uint64_t kGiB = 1024 * kMiB;
+
+// NBD handshake (NBD proto: strings are at most 4096 bytes).
+inline constexpr uint32_t kMaxStringBytes = 4096;
+inline constexpr uint32_t kMaxOptionBytes = 256 * 1024;    // larger claims end the connection
+inline constexpr uint32_t kMaxOptionsPerHandshake = 1024;  // then the connection ends
+inline constexpr uint64_t kMaxHandshakeBytes = 4 * kMiB;   // all options of one handshake
+inline constexpr uint32_t kMaxMetaQueries = 64;            // per SET or LIST_META_CONTEXT
+inline constexpr auto kHandshakeTimeout = std::chrono::seconds(10);
+
+// NBD transmission.
+inline constexpr uint32_t kMaxPayloadBytes = 32 * kMiB;  // of one READ or WRITE, and as advertised
+inline constexpr uint32_t kMaxSkippedPayloadBytes =
+    64 * kMiB;                                            // a larger WRITE is read and refused up to here
+inline constexpr uint32_t kMaxStatusExtents = 64 * 1024;  // in one BLOCK_STATUS chunk
+inline constexpr uint64_t kStatusExtentAlignment = 64 * kKiB;     // where an extent near 4 GiB is cut
+inline constexpr uint32_t kMinUnfragmentedReadBytes = 64 * kKiB;  // NBD proto: DF reads up to here must work
+
+// Connections.
+inline constexpr uint32_t kMaxConnections = 4096;
+inline constexpr uint32_t kMaxHandshakingConnections = 256;
+inline constexpr uint32_t kMaxRequestsPerConnection = 512;  // in flight
+inline constexpr uint64_t kConnectionInFlightBytes = 64 * kMiB;
+inline constexpr uint64_t kProcessInFlightBytes = 256 * kMiB;
+// The part of the process's bytes that only requests of at most kSmallRequestBytes may use, so that a few
+// large ones do not stop everybody else.
+inline constexpr uint64_t kReservedForSmallBytes = 32 * kMiB;
+inline constexpr uint32_t kSmallRequestBytes = 256 * kKiB;
+inline constexpr uint32_t kReceiveBufferBytes = 128 * kKiB;
+inline constexpr auto kSendStallTimeout = std::chrono::seconds(60);  // no byte taken by the peer
+inline constexpr auto kContendedStallTimeout =
+    std::chrono::seconds(5);                                        // the same while others wait for memory
+inline constexpr auto kShutdownTimeout = std::chrono::seconds(30);  // SIGTERM: to answer what is in flight
+
+// Volumes.
+inline constexpr uint32_t kMaxVolumeNameBytes = 255;
+inline constexpr uint64_t kSizeGranularityBytes = 512;
+inline constexpr uint64_t kMaxVolumeBytes =
+    INT64_MAX - 511;  // 8 EiB - 512, the largest multiple of 512 below 8 EiB
+inline constexpr uint32_t kMinBlockBytes = 4 * kKiB;
+inline constexpr uint32_t kMaxBlockBytes = 64 * kKiB;
+inline constexpr uint32_t kDefaultBlockBytes = 4 * kKiB;
+inline constexpr uint32_t kBlocksPerExtent = 1024;
+inline constexpr uint32_t kMaxRequestsPerVolume = 8192;  // in flight or queued; above it requests wait
+
+// Transactions.
+inline constexpr uint64_t kCommitTargetBytes = 256 * kKiB;  // group commit closes a transaction here
+inline constexpr uint64_t kMaxTransactionBytes = kMiB;
+inline constexpr uint32_t kMaxMutationsPerCommit = 1000;
+inline constexpr uint32_t kMaxTransactionAttempts = 100;  // of a metadata transaction that conflicts
+inline constexpr uint64_t kMaxValueBytes = 90'000;        // FoundationDB takes 100,000
+inline constexpr uint32_t kMaxKeyBytes = 1024;
+
+// Control socket.
+inline constexpr uint64_t kMaxControlMessageBytes = kMiB;
+inline constexpr uint32_t kMaxControlConnections = 64;
+
+static_assert(kMaxPayloadBytes <= kConnectionInFlightBytes);
+static_assert(kConnectionInFlightBytes <= kProcessInFlightBytes - kReservedForSmallBytes);
+static_assert(kMaxVolumeBytes % kSizeGranularityBytes == 0);
+static_assert(kMaxBlockBytes + 64 <= kMaxValueBytes);
+
+}  // namespace fdbnbd::limits

@@ -1,0 +1,131 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "async/executor.h"
+#include "async/task.h"
+#include "base/clock.h"
+#include "base/random.h"
+#include "base/result.h"
+#include "block/export.h"
+#include "kv/engine.h"
+
+// The volumes of one store: made, found, opened, changed, removed. The control service and the NBD registry
+// stand on it.
+
+namespace fdbnbd::volume {
+
+enum class Compression : uint8_t { none = 0, lz4 = 1, zstd = 2 };
+
+// "none", "lz4", "zstd".
+std::string_view compression_name(Compression compression);
+Result<Compression> parse_compression(std::string_view name);
+
+struct CreateOptions {
+  uint64_t size_bytes = 0;      // a multiple of 512, up to limits::kMaxVolumeBytes
+  uint32_t block_bytes = 4096;  // a power of two, limits::kMinBlockBytes to kMaxBlockBytes
+  Compression compression = Compression::lz4;
+};
+
+struct VolumeInfo {
+  std::string name;
+  uint64_t id = 0;
+  uint64_t size_bytes = 0;
+  uint64_t used_bytes = 0;  // blocks that hold data, times block_bytes: exact
+  uint32_t block_bytes = 0;
+  Compression compression = Compression::none;
+  WallTime created{};
+  bool read_only = false;
+  uint32_t sessions_count = 0;  // NBD sessions that have it open now, in this process
+};
+
+// What `du` tells: found by reading every stored block of the volume.
+struct VolumeUsage {
+  std::string name;
+  uint64_t size_bytes = 0;
+  uint64_t used_bytes = 0;  // logical, as VolumeInfo
+  uint64_t stored_bytes =
+      0;  // keys and values as stored: after compression, before the engine's own overhead
+};
+
+// One thing that is wrong, as `check` tells it.
+struct CheckFinding {
+  std::string volume;  // empty where no volume is concerned
+  uint64_t offset_bytes = 0;
+  uint64_t length_bytes = 0;
+  std::string what;
+};
+
+struct CheckReport {
+  uint64_t volumes_count = 0;
+  uint64_t blocks_count = 0;           // read and verified
+  std::vector<CheckFinding> findings;  // at most kMaxCheckFindings; the rest is counted
+  uint64_t findings_count = 0;
+};
+inline constexpr size_t kMaxCheckFindings = 10'000;
+
+// What long work reports to, and asks whether to go on. Called on the store's executor.
+class Progress {
+ public:
+  virtual void on_progress(uint64_t done_bytes, uint64_t total_bytes) = 0;
+  virtual bool cancelled() const = 0;
+
+ protected:
+  ~Progress() = default;
+};
+
+// Checks the rules of product names: 1 to 255 bytes of UTF-8 without '/', '@' and control characters.
+Result<void> check_volume_name(std::string_view name);
+
+// All calls on the thread of `home`. Strings and options are taken by value: the caller's may end.
+class Store : public block::ExportRegistry {
+ public:
+  struct Options {
+    // Where the store's own records are kept under; empty for an embedded store.
+    std::string key_prefix;
+    // The executors that volumes live on; each volume is given one when it is opened. Not empty.
+    std::vector<Executor*> volume_executors;
+  };
+
+  // Opens the store over `engine` (which must outlive it), or makes an empty one: checks the format version.
+  // Errc::newer_format where a newer program wrote it, Errc::corruption where its header makes no sense.
+  static Task<Result<std::unique_ptr<Store>>> open(kv::Engine& engine, Executor& home, Options options);
+
+  // Every open export must have been let go. Writes what is kept in memory only (usage) and lets the volumes
+  // go.
+  virtual Task<void> close() = 0;
+
+  // exists; invalid; no_space.
+  virtual Task<Result<VolumeInfo>> create(std::string name, CreateOptions options) = 0;
+
+  // In the order of the names' bytes.
+  virtual Task<Result<std::vector<VolumeInfo>>> list_volumes() = 0;
+  virtual Task<Result<VolumeInfo>> info(std::string name) = 0;
+
+  // Online. Shrinking discards what lies behind the new end and needs `allow_shrink` (Errc::invalid without
+  // it).
+  virtual Task<Result<VolumeInfo>> resize(std::string name, uint64_t size_bytes, bool allow_shrink) = 0;
+
+  // busy while sessions have it open. Returns when the volume is gone by name; its space is reclaimed in the
+  // background and after a restart.
+  virtual Task<Result<void>> remove(std::string name) = 0;
+
+  // Also while it is open: sessions go on.
+  virtual Task<Result<void>> rename(std::string name, std::string new_name) = 0;
+
+  virtual Task<Result<VolumeUsage>> usage(std::string name, Progress* progress) = 0;
+
+  // Reads and verifies everything that is stored for one volume, or for all and the records between them.
+  // Works beside clients.
+  virtual Task<Result<CheckReport>> check(std::optional<std::string> name, Progress* progress) = 0;
+
+  // Where the background work stands: resolves when all removed volumes are reclaimed.
+  virtual Task<void> wait_for_reclaim() = 0;
+};
+
+}  // namespace fdbnbd::volume
