@@ -1,0 +1,1 @@
+"""Side-by-side benchmark of NBD servers: see bench/README.md."""
