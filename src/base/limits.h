@@ -13,10 +13,12 @@ inline constexpr uint64_t kGiB = 1024 * kMiB;
 
 // NBD handshake (NBD proto: strings are at most 4096 bytes).
 inline constexpr uint32_t kMaxStringBytes = 4096;
-inline constexpr uint32_t kMaxOptionBytes = 256 * 1024;    // larger claims end the connection
-inline constexpr uint32_t kMaxOptionsPerHandshake = 1024;  // then the connection ends
-inline constexpr uint64_t kMaxHandshakeBytes = 4 * kMiB;   // all options of one handshake
-inline constexpr uint32_t kMaxMetaQueries = 64;            // per SET or LIST_META_CONTEXT
+inline constexpr uint32_t kMaxOptionBytes = 272 * 1024;          // larger payloads are skipped and refused
+inline constexpr uint32_t kMaxSkippedOptionBytes = 32 * kMiB;    // larger claims end the connection
+inline constexpr uint32_t kMaxOptionsPerHandshake = 1024;        // then the connection ends
+inline constexpr uint64_t kMaxHandshakeBytes = 64 * kMiB;        // all options of one handshake
+inline constexpr uint32_t kMaxHandshakeOutputBytes = 64 * 1024;  // encoded and not yet sent
+inline constexpr uint32_t kMaxMetaQueries = 64;                  // per SET or LIST_META_CONTEXT
 inline constexpr auto kHandshakeTimeout = std::chrono::seconds(10);
 
 // NBD transmission.
@@ -66,6 +68,8 @@ inline constexpr uint32_t kMaxKeyBytes = 1024;
 inline constexpr uint64_t kMaxControlMessageBytes = kMiB;
 inline constexpr uint32_t kMaxControlConnections = 64;
 
+// The longest legal META_CONTEXT request fits.
+static_assert(kMaxOptionBytes >= 4 + kMaxStringBytes + 4 + kMaxMetaQueries * (4 + kMaxStringBytes));
 static_assert(kMaxPayloadBytes <= kConnectionInFlightBytes);
 static_assert(kConnectionInFlightBytes <= kProcessInFlightBytes - kReservedForSmallBytes);
 static_assert(kMaxVolumeBytes % kSizeGranularityBytes == 0);
