@@ -1,0 +1,225 @@
+#include "config/config.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cstdio>
+#include <filesystem>
+#include <fstream>
+
+#include "config/store_url.h"
+
+namespace fdbnbd::config {
+namespace {
+
+using ::testing::AllOf;
+using ::testing::HasSubstr;
+using ::testing::StartsWith;
+
+std::string error_of(std::string_view text) {
+  const auto config = parse_config(text, "file.toml");
+  EXPECT_FALSE(config.has_value());
+  if (config) return {};
+  EXPECT_EQ(config.error().code, Errc::invalid);
+  EXPECT_EQ(config.error().what.find('\n'), std::string::npos) << config.error().what;
+  return config.error().what;
+}
+
+TEST(ConfigFile, EmptyFileSetsNothing) {
+  const auto config = parse_config("", "file.toml");
+  ASSERT_TRUE(config.has_value());
+  EXPECT_EQ(*config, Config{});
+}
+
+TEST(ConfigFile, EveryKeyIsRead) {
+  const auto config = parse_config(R"(
+# a comment
+store = "rocksdb:/srv/volumes"
+listen = ["tcp://127.0.0.1:10809", "unix:/run/fdb-nbd/nbd.sock"]
+volumes = ["example=1G", "a=b=512"]
+control = "/run/fdb-nbd/control.sock"
+insecure = true
+tls = "off"
+io_threads = 3
+log_level = "warning"
+
+[limits]
+connections = 100
+requests_per_connection = 64
+connection_in_flight_bytes = "48M"
+in_flight_bytes = 134217728
+
+[memory]
+cache_bytes = "1G"
+)",
+                                   "file.toml");
+  ASSERT_TRUE(config.has_value()) << config.error().what;
+  EXPECT_EQ(config->store, "rocksdb:/srv/volumes");
+  ASSERT_EQ(config->listen->size(), 2U);
+  EXPECT_EQ(to_string((*config->listen)[0]), "tcp://127.0.0.1:10809");
+  EXPECT_EQ(to_string((*config->listen)[1]), "unix:/run/fdb-nbd/nbd.sock");
+  ASSERT_EQ(config->volumes->size(), 2U);
+  EXPECT_EQ((*config->volumes)[0], (VolumeSpec{.name = "example", .size_bytes = 1ULL << 30}));
+  EXPECT_EQ((*config->volumes)[1], (VolumeSpec{.name = "a=b", .size_bytes = 512}));
+  EXPECT_EQ(config->control, "/run/fdb-nbd/control.sock");
+  EXPECT_EQ(config->insecure, true);
+  EXPECT_EQ(config->tls, "off");
+  EXPECT_EQ(config->io_threads, 3U);
+  EXPECT_EQ(config->log_level, log::Level::warning);
+  EXPECT_EQ(config->connections, 100U);
+  EXPECT_EQ(config->requests_per_connection, 64U);
+  EXPECT_EQ(config->connection_in_flight_bytes, 48ULL << 20);
+  EXPECT_EQ(config->in_flight_bytes, 134217728U);
+  EXPECT_EQ(config->cache_bytes, 1ULL << 30);
+}
+
+TEST(ConfigFile, ListenTakesOneString) {
+  const auto config = parse_config("listen = \"tcp://[::1]:0\"\n", "file.toml");
+  ASSERT_TRUE(config.has_value());
+  EXPECT_EQ(config->listen->at(0),
+            (ListenAddress{.kind = ListenAddress::Kind::tcp, .host = "::1", .port = 0, .path = {}}));
+}
+
+TEST(ConfigFile, UnknownKeyNamesFileLineAndKey) {
+  EXPECT_EQ(error_of("store = \"memory:\"\n\nlisen = \"tcp://127.0.0.1:1\"\n"),
+            "file.toml:3: unknown key \"lisen\"");
+  EXPECT_EQ(error_of("[limits]\nconnections = 1\nconections = 2\n"),
+            "file.toml:3: unknown key \"limits.conections\"");
+  EXPECT_THAT(error_of("\n[limit]\nconnections = 1\n"), StartsWith("file.toml:2: unknown key \"limit\""));
+}
+
+TEST(ConfigFile, WrongValueNamesFileLineAndKey) {
+  EXPECT_EQ(error_of("\nio_threads = \"two\"\n"),
+            "file.toml:2: key \"io_threads\": expected a whole number from 1 to 256");
+  EXPECT_THAT(error_of("io_threads = 0\n"), StartsWith("file.toml:1: key \"io_threads\""));
+  EXPECT_THAT(error_of("io_threads = 257\n"), StartsWith("file.toml:1: key \"io_threads\""));
+  EXPECT_THAT(error_of("store = 1\n"), StartsWith("file.toml:1: key \"store\": expected a string"));
+  EXPECT_THAT(error_of("store = \"rocks:/x\"\n"), StartsWith("file.toml:1: key \"store\": \"rocks:/x\""));
+  EXPECT_THAT(error_of("listen = [\"127.0.0.1:1\"]\n"), StartsWith("file.toml:1: key \"listen\""));
+  EXPECT_THAT(error_of("listen = [1]\n"), StartsWith("file.toml:1: key \"listen\""));
+  EXPECT_THAT(error_of("volumes = [\"a\"]\n"), StartsWith("file.toml:1: key \"volumes\""));
+  EXPECT_THAT(error_of("insecure = 1\n"), StartsWith("file.toml:1: key \"insecure\""));
+  EXPECT_THAT(error_of("tls = \"maybe\"\n"), StartsWith("file.toml:1: key \"tls\""));
+  EXPECT_THAT(error_of("log_level = \"loud\"\n"), StartsWith("file.toml:1: key \"log_level\""));
+  EXPECT_THAT(error_of("limits = 3\n"), StartsWith("file.toml:1: key \"limits\""));
+  EXPECT_THAT(error_of("[memory]\ncache_bytes = \"lots\"\n"),
+              StartsWith("file.toml:2: key \"memory.cache_bytes\""));
+  EXPECT_THAT(error_of("[memory]\ncache_bytes = -1\n"),
+              StartsWith("file.toml:2: key \"memory.cache_bytes\""));
+}
+
+TEST(ConfigFile, TextThatIsNotTomlNamesTheLine) {
+  EXPECT_THAT(error_of("store = \"memory:\"\nthis is not toml\n"), StartsWith("file.toml:2: "));
+  EXPECT_THAT(error_of("store = \"memory:\n"), StartsWith("file.toml:1: "));
+  EXPECT_THAT(error_of("store = \"memory:\"\nstore = \"memory:\"\n"), StartsWith("file.toml:"));
+  EXPECT_THAT(error_of(std::string_view("\0\xff\xfe", 3)), StartsWith("file.toml:"));
+}
+
+TEST(ConfigFile, MissingFileIsNotFound) {
+  const auto config = load_config("/nonexistent/fdb-nbd.toml");
+  ASSERT_FALSE(config.has_value());
+  EXPECT_EQ(config.error().code, Errc::not_found);
+  EXPECT_THAT(config.error().what, HasSubstr("/nonexistent/fdb-nbd.toml"));
+}
+
+TEST(ConfigFile, FilesAreLoadedWithTheirNameInErrors) {
+  const auto directory =
+      std::filesystem::temp_directory_path() / ("fdbnbd-config-" + std::to_string(::getpid()));
+  std::filesystem::create_directory(directory);
+  const std::string path = directory / "c.toml";
+  std::ofstream(path) << "store = \"memory:\"\n";
+  EXPECT_EQ(load_config(path)->store, "memory:");
+  std::ofstream(path) << "x = 1\n";
+  EXPECT_EQ(load_config(path).error().what, path + ":1: unknown key \"x\"");
+  std::ofstream(path).close();
+  EXPECT_EQ(*load_config(path), Config{});
+  EXPECT_FALSE(load_config(directory).has_value());
+  std::filesystem::remove_all(directory);
+}
+
+TEST(StoreUrl, EachSchemeIsParsedAndPrintedAgain) {
+  using Kind = StoreUrl::Kind;
+  const struct {
+    std::string_view text;
+    StoreUrl url;
+    std::string_view printed;
+  } cases[] = {
+      {"rocksdb:/srv/a", {Kind::rocksdb, "/srv/a", ""}, "rocksdb:/srv/a"},
+      {"rocksdb:relative/dir", {Kind::rocksdb, "relative/dir", ""}, "rocksdb:relative/dir"},
+      {"rocksdb:", {Kind::rocksdb, "/default", ""}, "rocksdb:/default"},
+      {"memory:", {Kind::memory, "", ""}, "memory:"},
+      {"control:/run/c.sock", {Kind::control, "/run/c.sock", ""}, "control:/run/c.sock"},
+      {"fdb:", {Kind::fdb, "", ""}, "fdb:"},
+      {"fdb:/etc/fdb.cluster", {Kind::fdb, "/etc/fdb.cluster", ""}, "fdb:/etc/fdb.cluster"},
+      {"fdb:?prefix=vols", {Kind::fdb, "", "vols"}, "fdb:?prefix=vols"},
+      {"fdb:/c?prefix=v=w", {Kind::fdb, "/c", "v=w"}, "fdb:/c?prefix=v=w"},
+  };
+  for (const auto& c : cases) {
+    const auto url = parse_store_url(c.text, "/default");
+    ASSERT_TRUE(url.has_value()) << c.text;
+    EXPECT_EQ(*url, c.url) << c.text;
+    EXPECT_EQ(to_string(*url), c.printed);
+  }
+}
+
+TEST(StoreUrl, EverythingElseIsInvalid) {
+  using namespace std::string_view_literals;
+  for (const std::string_view text :
+       {""sv, ":"sv, "rocksdb"sv, "/srv/a"sv, "Rocksdb:/a"sv, "memory:x"sv, "control:"sv, "fdb:?"sv,
+        "fdb:?prefix="sv, "fdb:?other=1"sv, "fdb:?prefix=a&x=y"sv, "rocksdb:a\0b"sv}) {
+    const auto url = parse_store_url(text, "/default");
+    ASSERT_FALSE(url.has_value()) << text;
+    EXPECT_EQ(url.error().code, Errc::invalid) << text;
+  }
+}
+
+TEST(StoreUrl, DefaultDirectoryFollowsUserAndEnvironment) {
+  EXPECT_EQ(default_store_directory(true, "/x", "/h"), "/var/lib/fdb-nbd");
+  EXPECT_EQ(default_store_directory(false, "/x", "/h"), "/x/fdb-nbd");
+  EXPECT_EQ(default_store_directory(false, "", "/h"), "/h/.local/state/fdb-nbd");
+  EXPECT_EQ(default_store_directory(false, nullptr, "/h"), "/h/.local/state/fdb-nbd");
+  EXPECT_EQ(default_store_directory(false, nullptr, nullptr).error().code, Errc::invalid);
+}
+
+TEST(ListenAddress, TcpAndUnixAreParsedAndPrintedAgain) {
+  for (const std::string text : {"tcp://127.0.0.1:10809", "tcp://[::1]:0", "tcp://localhost:65535",
+                                 "tcp://0.0.0.0:1", "unix:/run/a.sock", "unix:relative.sock"}) {
+    const auto address = parse_listen_address(text);
+    ASSERT_TRUE(address.has_value()) << text;
+    EXPECT_EQ(to_string(*address), text);
+  }
+}
+
+TEST(ListenAddress, EverythingElseIsInvalid) {
+  for (const std::string text :
+       {"", "tcp://", "tcp://:1", "tcp://host", "tcp://host:", "tcp://host:65536", "tcp://host:-1",
+        "tcp://host:1x", "tcp://::1:10809", "unix:", "127.0.0.1:10809", "http://a:1"}) {
+    const auto address = parse_listen_address(text);
+    ASSERT_FALSE(address.has_value()) << text;
+    EXPECT_EQ(address.error().code, Errc::invalid);
+  }
+  EXPECT_FALSE(parse_listen_address("unix:/" + std::string(107, 'a')).has_value());
+  EXPECT_TRUE(parse_listen_address("unix:/" + std::string(106, 'a')).has_value());
+}
+
+TEST(ListenAddress, OnlyLoopbackAndUnixSocketsAreLocal) {
+  const auto local = [](std::string_view text) { return is_local(*parse_listen_address(text)); };
+  for (const auto* text :
+       {"tcp://127.0.0.1:1", "tcp://127.9.8.7:1", "tcp://[::1]:1", "tcp://localhost:1", "unix:/a"}) {
+    EXPECT_TRUE(local(text)) << text;
+  }
+  for (const auto* text : {"tcp://0.0.0.0:1", "tcp://[::]:1", "tcp://192.168.1.1:1", "tcp://example.org:1",
+                           "tcp://128.0.0.1:1", "tcp://[fe80::1]:1", "tcp://localhost.example.org:1"}) {
+    EXPECT_FALSE(local(text)) << text;
+  }
+}
+
+TEST(VolumeSpec, NeedsNameAndSize) {
+  EXPECT_EQ(parse_volume_spec("a=1K"), (VolumeSpec{.name = "a", .size_bytes = 1024}));
+  for (const auto* text : {"", "a", "=1G", "a=", "a=x", "a=-1"}) {
+    EXPECT_EQ(parse_volume_spec(text).error().code, Errc::invalid) << text;
+  }
+}
+
+}  // namespace
+}  // namespace fdbnbd::config
