@@ -64,6 +64,12 @@ inline constexpr uint32_t kMaxTransactionAttempts = 100;  // of a metadata trans
 inline constexpr uint64_t kMaxValueBytes = 90'000;        // FoundationDB takes 100,000
 inline constexpr uint32_t kMaxKeyBytes = 1024;
 
+// Embedded stores.
+inline constexpr uint32_t kMaxResolverEntries = 64 * 1024;  // conflict ranges that are remembered
+inline constexpr uint64_t kMemoryHistoryBytes = 64 * kMiB;  // replaced values that old reads may still want
+inline constexpr uint64_t kDefaultRocksMemoryBytes = 128 * kMiB;
+inline constexpr uint64_t kMinRocksMemoryBytes = 32 * kMiB;
+
 // Control socket.
 inline constexpr uint64_t kMaxControlMessageBytes = kMiB;
 inline constexpr uint32_t kMaxControlConnections = 64;
