@@ -101,62 +101,64 @@ class Negotiator {
 
  private:
   enum class Phase { client_flags, option_header, option_payload, skip_payload, done };
-  // What to answer once a payload that is not looked at has been skipped.
-  enum class AfterSkip {
-    unsupported,
-    invalid,
-    too_big,
-    tls_required,
-    abort,
-    list,
-    structured_reply,
-    starttls
+  // What to do once a payload that nobody looks at has gone by.
+  enum class AfterSkip { refuse, abort, list, structured_reply, start_tls };
+  struct Refusal {
+    proto::OptionReply type{};
+    const char* text = "";
   };
 
   void handle_client_flags();
   void handle_option_header();
-  void handle_option();
   void handle_skipped();
   void handle_export_name();
   void handle_info_or_go();
   void handle_meta_context();
-  void answer_meta_context();
+  void answer_export_name(const block::ExportInfo& info);
   void answer_info_or_go(const block::ExportInfo& info);
+  void answer_meta_context();
   void refill_from_listing();
-  void collect(size_t bytes);
-  void skip(AfterSkip then);
-  void ask(Query query);
-  void close(Errc code, std::string what);
-  void enter_transmission();
-  void forget_negotiated();
-  uint16_t flags_for(const block::ExportInfo& info) const;
 
-  std::byte* reply(proto::OptionReply type, size_t payload_bytes);
-  void reply_ack();
-  void reply_error(proto::OptionReply type, std::string_view text);
+  void handle_payload();
+  void skip_payload(AfterSkip then);
+  void refuse_after_payload(proto::OptionReply type, const char* text);
+  void ask(Query query);
+  void next_option();
+  void enter_transmission(std::string export_name);
+  void close(Errc code, std::string what);
+  uint16_t flags_for(const block::ExportInfo& info) const;
+  ByteView payload() const { return as_bytes(collected_); }
+
+  // Grow the output; the memory is valid until the next of these calls.
+  std::byte* append(size_t bytes_count);
+  std::byte* append_reply(proto::OptionReply type, size_t payload_bytes);
+  void append_info_string(proto::InfoType type, std::string_view text);
+  void append_error(proto::OptionReply type, std::string_view text);
+  void append_error(const Error& error);
 
   const TlsPolicy tls_policy_;
   bool tls_active_ = false;
 
   Step step_ = Step::input;
   Phase phase_ = Phase::client_flags;
-  size_t wanted_bytes_ = proto::kClientFlagsBytes;  // that collected_ must reach in this phase
-  std::string collected_;
-  uint64_t skip_bytes_ = 0;  // of a payload, still to come
-  AfterSkip after_skip_{};
-  proto::OptionHeader option_;
+  std::string collected_;  // the bytes of this phase, up to wanted_bytes_
+  size_t wanted_bytes_ = proto::kClientFlagsBytes;
+  uint32_t skip_bytes_ = 0;  // of a payload, still to come
+  AfterSkip after_skip_ = AfterSkip::refuse;
+  Refusal refusal_;
+  proto::OptionHeader option_;  // the one at hand
   uint32_t options_count_ = 0;
-  uint64_t options_bytes_ = 0;
+  uint64_t options_bytes_ = 0;  // all payloads and headers so far, as claimed
 
   proto::ClientFlags client_flags_;
   bool structured_replies_ = false;
-  std::string contexts_export_name_;
+  std::string contexts_export_name_;  // that contexts_ were selected for
   std::vector<SelectedContext> contexts_;
 
   Query query_;
+  bool is_listing_ = false;  // a LIST is being answered
   std::vector<block::ExportListing> listing_;
-  size_t listing_next_ = 0;  // index of the first that is not in the output yet
-  bool listing_active_ = false;
+  size_t listing_index_ = 0;  // of the first export that is not in the output yet
 
   std::string output_;
   Agreement agreement_;
