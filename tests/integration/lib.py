@@ -22,7 +22,7 @@ import tempfile
 import time
 import traceback
 
-from nbdwire import *   # noqa: F401,F403  the wire client is part of this library's interface
+from nbdwire import *   # noqa: F401,F403  (the wire client is part of this library's interface)
 from nbdwire import Failure, Wire
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))

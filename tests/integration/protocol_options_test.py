@@ -5,7 +5,7 @@ import struct
 import time
 
 from lib import *   # noqa: F403
-from lib import Failure, main, test
+from lib import Server, main, test
 
 UNKNOWN_OPTIONS = (0, OPT_PEEK_EXPORT, 12, 77, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF)
 REFUSED = (REP_ERR_UNSUP, REP_ERR_POLICY, REP_ERR_INVALID)

@@ -7,7 +7,7 @@ import struct
 import time
 
 from lib import *   # noqa: F403
-from lib import Failure, main, test
+from lib import main, test
 
 
 def server():

@@ -11,7 +11,7 @@ import tempfile
 import time
 
 from lib import *   # noqa: F403
-from lib import Failure, Server, Wire, main, test
+from lib import Server, Wire, main, test
 
 
 def use(wire, size=MiB):
@@ -55,6 +55,18 @@ def tcp_over_ipv6_works():
     with Server(volumes={"disk": MiB}, tcp=False, args=["--listen", "tcp://[::1]:0"]) as server:
         line = eventually("the line `listening on tcp://[::1]:PORT`", lambda: [x for x in open(os.path.join(server.directory, "out")) if "[::1]:" in x])
         use(Wire(("::1", int(line[0].rsplit(":", 1)[1]))))
+
+
+@test
+def tcp_connections_have_keepalive():
+    requires_fdb_nbd()
+    with Server(volumes={"disk": MiB}) as server, server.session(tcp=True):
+        def timers():
+            with open("/proc/net/tcp") as file:
+                rows = [line.split() for line in file.readlines()[1:]]
+            established, local = "01", f"0100007F:{server.port:04X}"
+            return [row[5].split(":")[0] for row in rows if row[1] == local and row[3] == established]
+        expect_equal("timer of the server's side (02: keepalive)", eventually("the connection in /proc/net/tcp", timers), ["02"])
 
 
 @test
