@@ -159,6 +159,24 @@ def nbdcopy_from_volume_to_volume():
         tool("qemu-img", "compare", "-f", "raw", "-F", "raw", two.uri("from"), two.uri("to"))
 
 
+@test
+def nbddump_prints_the_first_bytes():
+    with server().session() as wire:
+        wire.write(0, b"hello, dump" + bytes(501))
+    expect("nbddump", "hello, dump" in tool("nbddump", "--length=512", server().uri()).stdout, "the text", "not there")
+
+
+@test
+def nbdkit_proxies_the_volume():
+    requires("nbdkit", "nbdcopy")
+    source = sparse_file("in", seed=9)
+    for uri in uris():
+        tool("nbdkit", "-U", "-", "nbd", f"uri={uri}", "--run", f"nbdcopy {source} $uri")
+        tool("nbdkit", "-U", "-", "nbd", f"uri={uri}", "shared=true", "--run", "nbdinfo --can=fua $uri && nbdinfo --size $uri")
+        out = tool("nbdkit", "-U", "-", "--filter=blocksize", "nbd", f"uri={uri}", "minblock=4096", "--run", "nbdcopy $uri - | head -c 67108864 | sha256sum")
+        expect_equal("sha256 through the proxy", out.stdout.split()[0], digest(source))
+
+
 # -- nbdsh ----------------------------------------------------------------------------------------
 
 NBDSH_HELPER = """
