@@ -54,7 +54,7 @@ inline constexpr uint32_t kMinBlockBytes = 4 * kKiB;
 inline constexpr uint32_t kMaxBlockBytes = 64 * kKiB;
 inline constexpr uint32_t kDefaultBlockBytes = 4 * kKiB;
 inline constexpr uint32_t kBlocksPerExtent = 1024;
-inline constexpr uint32_t kMaxRequestsPerVolume = 8192;  // in flight or queued; above it requests wait
+inline constexpr uint32_t kMaxRequestsPerVolume = 4096;  // in flight or queued; above it requests wait
 
 // Transactions.
 inline constexpr uint64_t kCommitTargetBytes = 256 * kKiB;  // group commit closes a transaction here

@@ -23,10 +23,9 @@ bool is_retryable(Errc code);
 // since running the body again could act on its own traces; bodies that check for them (ids chosen before the
 // call) may be retried by their caller.
 //
-// `body` is kept by the caller until the task is done.
+// `body` and `random` (for the back-off) are kept by the caller until the task is done.
 template <typename T, typename Body>
-Task<Result<T>> transact(Engine& engine, Executor& executor, Body& body) {
-  Random random = Random::from_entropy();
+Task<Result<T>> transact(Engine& engine, Executor& executor, Random& random, Body& body) {
   for (uint32_t attempt = 1;; ++attempt) {
     const std::unique_ptr<Transaction> transaction = engine.begin(executor);
     Result<T> result = co_await body(*transaction);

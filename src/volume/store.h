@@ -90,6 +90,8 @@ class Store : public block::ExportRegistry {
     std::string key_prefix;
     // The executors that volumes live on; each volume is given one when it is opened. Not empty.
     std::vector<Executor*> volume_executors;
+    // Where ids come from; 0: from the operating system.
+    uint64_t seed = 0;
   };
 
   // Opens the store over `engine` (which must outlive it), or makes an empty one: checks the format version.

@@ -1,0 +1,401 @@
+#include "volume/catalog.h"
+
+#include <fmt/core.h>
+
+#include <algorithm>
+#include <bit>
+#include <utility>
+
+#include "base/assert.h"
+#include "base/endian.h"
+#include "base/log.h"
+
+namespace fdbnbd::volume {
+
+namespace {
+
+Error no_volume(const std::string& name) {
+  return {Errc::not_found, fmt::format("there is no volume \"{}\"", name)};
+}
+
+Result<void> check_size(uint64_t size_bytes) {
+  if (size_bytes % limits::kSizeGranularityBytes != 0) {
+    return fail(Errc::invalid, fmt::format("a size of {} bytes is not a multiple of {}", size_bytes,
+                                           limits::kSizeGranularityBytes));
+  }
+  if (size_bytes == 0) return fail(Errc::invalid, "a volume needs a size above zero");
+  if (size_bytes > limits::kMaxVolumeBytes) {
+    return fail(Errc::invalid, fmt::format("a size of {} bytes is above the limit of 8 EiB - {}", size_bytes,
+                                           limits::kSizeGranularityBytes));
+  }
+  return {};
+}
+
+}  // namespace
+
+Task<Result<std::unique_ptr<Store>>> Store::open(kv::Engine& engine, Executor& home, Options options) {
+  auto catalog = std::make_unique<Catalog>(engine, home, std::move(options));
+  CO_RETURN_IF_ERROR(co_await catalog->start());
+  co_return std::unique_ptr<Store>(std::move(catalog));
+}
+
+Catalog::Catalog(kv::Engine& engine, Executor& home, Options options)
+    : engine_(engine),
+      home_(home),
+      options_(std::move(options)),
+      keys_(options_.key_prefix),
+      random_(options_.seed != 0 ? Random(options_.seed) : Random::from_entropy()) {
+  ASSERT(!options_.volume_executors.empty());
+  store_be(owner_.data(), random_.next());
+  store_be(owner_.data() + 8, random_.next());
+}
+
+Catalog::~Catalog() = default;
+
+Task<Result<void>> Catalog::start() {
+  CO_RETURN_IF_ERROR(co_await check_header());
+  co_return co_await resume_jobs();
+}
+
+Task<Result<void>> Catalog::check_header() {
+  const std::string key = keys_.store_header();
+  const std::unique_ptr<kv::Transaction> transaction = engine_.begin(home_);
+  auto value = co_await transaction->get(key, kv::Isolation::serializable);
+  if (!value) co_return propagate(value);
+  if (value->has_value()) {
+    ASSIGN_OR_CO_RETURN(const StoreHeader header, StoreHeader::decode(**value));
+    if (header.format_version > kFormatVersion) {
+      co_return fail(
+          Errc::newer_format,
+          fmt::format("the store has format version {}, this program knows up to {}: use a newer fdb-nbd",
+                      header.format_version, kFormatVersion));
+    }
+    co_return Result<void>{};
+  }
+  const std::string begin = keys_.prefix();
+  const std::string end = keys_.type_end('\x7e');
+  auto others = co_await transaction->get_range({begin, end}, {.rows_limit = 1}, kv::Isolation::serializable);
+  if (!others) co_return propagate(others);
+  if (!others->rows.empty())
+    co_return fail(Errc::corruption, "the store holds data, but its header is missing");
+  StoreHeader header;
+  store_be(header.uuid.data(), random_.next());
+  store_be(header.uuid.data() + 8, random_.next());
+  header.created = home_.clock().wall_now();
+  transaction->set(key, header.encode());
+  auto committed = co_await transaction->commit();
+  // Whoever wrote it, and whether it is known or not: what counts is what stands there now.
+  if (!committed &&
+      (committed.error().code == Errc::unknown_result || kv::is_retryable(committed.error().code))) {
+    co_return co_await check_header();
+  }
+  if (!committed) co_return propagate(committed);
+  co_return Result<void>{};
+}
+
+uint64_t Catalog::new_id() {
+  // 0 means none in the records; the highest one has no successor.
+  while (true) {
+    const uint64_t id = random_.next();
+    if (id != 0 && id != UINT64_MAX) return id;
+  }
+}
+
+Task<Result<std::vector<kv::KeyValue>>> Catalog::read_all(std::string begin, std::string end) {
+  std::vector<kv::KeyValue> rows;
+  while (true) {
+    const std::unique_ptr<kv::Transaction> transaction = engine_.begin(home_);
+    auto page = co_await transaction->get_range({begin, end}, {}, kv::Isolation::snapshot);
+    if (!page) co_return propagate(page);
+    if (page->rows.empty()) break;
+    begin = key_after(page->rows.back().key);
+    std::ranges::move(page->rows, std::back_inserter(rows));
+    if (!page->more) break;
+  }
+  co_return rows;
+}
+
+Task<Result<VolumeId>> Catalog::find(kv::Transaction& transaction, const std::string& name) {
+  const std::string key = keys_.name(name);
+  auto value = co_await transaction.get(key, kv::Isolation::serializable);
+  if (!value) co_return propagate(value);
+  if (!value->has_value()) co_return tl::unexpected(no_volume(name));
+  ASSIGN_OR_CO_RETURN(const NameRecord record, NameRecord::decode(**value));
+  co_return record.volume;
+}
+
+Task<Result<VolumeId>> Catalog::find(const std::string& name) {
+  const std::unique_ptr<kv::Transaction> transaction = engine_.begin(home_);
+  co_return co_await find(*transaction, name);
+}
+
+Task<Result<Catalog::Records>> Catalog::load(kv::Transaction& transaction, VolumeId id,
+                                             const std::string& name) {
+  const std::string volume_key = keys_.volume(id);
+  const std::string fence_key = keys_.fence(id);
+  auto volume = co_await transaction.get(volume_key, kv::Isolation::serializable);
+  if (!volume) co_return propagate(volume);
+  auto fence = co_await transaction.get(fence_key, kv::Isolation::serializable);
+  if (!fence) co_return propagate(fence);
+  if (!volume->has_value() && !fence->has_value()) co_return tl::unexpected(no_volume(name));
+  if (!volume->has_value() || !fence->has_value()) {
+    co_return fail(Errc::corruption, fmt::format("volume \"{}\": a record of it is missing", name));
+  }
+  auto volume_record = VolumeRecord::decode(**volume);
+  auto fence_record = FenceRecord::decode(**fence);
+  if (!volume_record)
+    co_return fail(volume_record.error().code,
+                   fmt::format("volume \"{}\": {}", name, volume_record.error().what));
+  if (!fence_record)
+    co_return fail(fence_record.error().code,
+                   fmt::format("volume \"{}\": {}", name, fence_record.error().what));
+  co_return Records{*volume_record, *fence_record};
+}
+
+Task<Result<Catalog::Records>> Catalog::load(VolumeId id, const std::string& name) {
+  const std::unique_ptr<kv::Transaction> transaction = engine_.begin(home_);
+  co_return co_await load(*transaction, id, name);
+}
+
+// The empty name means the only volume.
+Task<Result<std::string>> Catalog::resolve(std::string name) {
+  if (!name.empty()) co_return name;
+  const std::string begin = keys_.type_begin('V');
+  const std::string end = keys_.type_end('V');
+  const std::unique_ptr<kv::Transaction> transaction = engine_.begin(home_);
+  auto page = co_await transaction->get_range({begin, end}, {.rows_limit = 2}, kv::Isolation::snapshot);
+  if (!page) co_return propagate(page);
+  if (page->rows.size() != 1) {
+    co_return fail(Errc::not_found,
+                   page->rows.empty() ? "there is no volume" : "there are several volumes: name one");
+  }
+  co_return std::string(keys_.name_of(page->rows.front().key));
+}
+
+Task<Result<uint64_t>> Catalog::count_data_blocks(const Records& records) {
+  if (const auto opened = open_.find(records.volume.id); opened != open_.end() && opened->second.volume) {
+    co_return opened->second.volume->used_bytes() >> records.volume.block_shift;
+  }
+  const LayerId layer = records.fence.top_layer;
+  const std::string usage_key = keys_.usage(layer);
+  const std::unique_ptr<kv::Transaction> transaction = engine_.begin(home_);
+  auto value = co_await transaction->get(usage_key, kv::Isolation::snapshot);
+  if (!value) co_return propagate(value);
+  if (value->has_value()) {
+    ASSIGN_OR_CO_RETURN(const UsageRecord usage, UsageRecord::decode(**value));
+    co_return usage.data_blocks_count;
+  }
+  // Not closed cleanly, or open elsewhere: the bitmaps tell.
+  auto rows = co_await read_all(keys_.layer_begin('B', layer), keys_.layer_end('B', layer));
+  if (!rows) co_return propagate(rows);
+  uint64_t count = 0;
+  for (const kv::KeyValue& row : *rows) {
+    ASSIGN_OR_CO_RETURN(const ExtentBits bits, ExtentBits::decode(row.value));
+    count += bits.data_count();
+  }
+  co_return count;
+}
+
+Task<Result<VolumeInfo>> Catalog::describe_volume(std::string name, const Records& records) {
+  ASSIGN_OR_CO_RETURN(const uint64_t data_blocks_count, co_await count_data_blocks(records));
+  VolumeInfo info;
+  info.name = std::move(name);
+  info.id = records.volume.id.value;
+  info.size_bytes = records.volume.size_bytes;
+  info.used_bytes = data_blocks_count << records.volume.block_shift;
+  info.block_bytes = records.volume.block_bytes();
+  info.compression = records.volume.compression;
+  info.created = records.volume.created;
+  if (const auto opened = open_.find(records.volume.id); opened != open_.end())
+    info.sessions_count = opened->second.sessions_count;
+  co_return info;
+}
+
+Task<Result<VolumeInfo>> Catalog::create(std::string name, CreateOptions options) {
+  CO_RETURN_IF_ERROR(check_volume_name(name));
+  CO_RETURN_IF_ERROR(check_size(options.size_bytes));
+  if (!std::has_single_bit(options.block_bytes) || options.block_bytes < limits::kMinBlockBytes ||
+      options.block_bytes > limits::kMaxBlockBytes) {
+    co_return fail(Errc::invalid,
+                   fmt::format("a block size of {} bytes is not a power of two from 4 KiB to 64 KiB",
+                               options.block_bytes));
+  }
+  VolumeRecord record;
+  record.id = VolumeId{new_id()};
+  record.size_bytes = options.size_bytes;
+  record.block_shift = static_cast<uint8_t>(std::countr_zero(options.block_bytes));
+  record.compression = options.compression;
+  // An embedded store is one server: nothing to spread over.
+  record.striping.stripes_count = engine_.capabilities().shared_between_hosts ? 16 : 1;
+  record.created = home_.clock().wall_now();
+  const LayerId layer{new_id()};
+  auto body = [&](kv::Transaction& transaction) { return create_in(transaction, name, record, layer); };
+  CO_RETURN_IF_ERROR(co_await transact<void>(body));
+  co_return co_await info(std::move(name));
+}
+
+Task<Result<void>> Catalog::create_in(kv::Transaction& transaction, const std::string& name,
+                                      const VolumeRecord& record, LayerId layer) {
+  auto existing = co_await find(transaction, name);
+  if (existing) {
+    if (*existing == record.id) co_return Result<void>{};  // an attempt with an unknown result had happened
+    co_return fail(Errc::exists, fmt::format("volume \"{}\" exists already", name));
+  }
+  if (existing.error().code != Errc::not_found) co_return propagate(existing);
+  transaction.set(keys_.name(name), NameRecord{record.id}.encode());
+  transaction.set(keys_.volume(record.id), record.encode());
+  FenceRecord fence;
+  fence.top_layer = layer;
+  transaction.set(keys_.fence(record.id), fence.encode());
+  LayerRecord layer_record;
+  layer_record.origin = record.id;
+  layer_record.block_shift = record.block_shift;
+  layer_record.striping = record.striping;
+  transaction.set(keys_.layer(layer), layer_record.encode());
+  transaction.set(keys_.usage(layer), UsageRecord{}.encode());
+  co_return Result<void>{};
+}
+
+Task<Result<VolumeInfo>> Catalog::info(std::string name) {
+  ASSIGN_OR_CO_RETURN(const VolumeId id, co_await find(name));
+  ASSIGN_OR_CO_RETURN(const Records records, co_await load(id, name));
+  co_return co_await describe_volume(std::move(name), records);
+}
+
+Task<Result<std::vector<VolumeInfo>>> Catalog::list_volumes() {
+  ASSIGN_OR_CO_RETURN(const auto names, co_await read_all(keys_.type_begin('V'), keys_.type_end('V')));
+  ASSIGN_OR_CO_RETURN(const auto volumes, co_await read_all(keys_.type_begin('I'), keys_.type_end('I')));
+  ASSIGN_OR_CO_RETURN(const auto fences, co_await read_all(keys_.type_begin('F'), keys_.type_end('F')));
+  // Both are in the order of the ids.
+  const auto find_row = [](const std::vector<kv::KeyValue>& rows,
+                           const std::string& key) -> const kv::KeyValue* {
+    const auto found = std::ranges::lower_bound(rows, key, {}, &kv::KeyValue::key);
+    return found != rows.end() && found->key == key ? &*found : nullptr;
+  };
+  std::vector<VolumeInfo> infos;
+  infos.reserve(names.size());
+  for (const kv::KeyValue& row : names) {
+    std::string name(keys_.name_of(row.key));
+    const auto name_record = NameRecord::decode(row.value);
+    const kv::KeyValue* volume = name_record ? find_row(volumes, keys_.volume(name_record->volume)) : nullptr;
+    const kv::KeyValue* fence = name_record ? find_row(fences, keys_.fence(name_record->volume)) : nullptr;
+    // Made or removed while we read, or damaged: one volume must not hide the others.
+    if (volume == nullptr || fence == nullptr) continue;
+    const auto volume_record = VolumeRecord::decode(volume->value);
+    const auto fence_record = FenceRecord::decode(fence->value);
+    Result<VolumeInfo> described = fail(Errc::corruption, "its records are damaged");
+    if (volume_record && fence_record)
+      described = co_await describe_volume(name, Records{*volume_record, *fence_record});
+    if (!described) {
+      log::error("volume \"{}\" is left out of the list: {}; run fdb-nbd check", name,
+                 described.error().what);
+      continue;
+    }
+    infos.push_back(std::move(*described));
+  }
+  co_return infos;
+}
+
+Task<Result<VolumeInfo>> Catalog::resize(std::string name, uint64_t size_bytes, bool allow_shrink) {
+  CO_RETURN_IF_ERROR(check_size(size_bytes));
+  {
+    ASSIGN_OR_CO_RETURN(const Hold held, co_await hold(name));
+    if (size_bytes < held.volume().size_bytes() && !allow_shrink) {
+      co_return fail(
+          Errc::invalid,
+          fmt::format("volume \"{}\" has {} bytes: shrinking it to {} discards data and has to be allowed "
+                      "(--allow-shrink)",
+                      name, held.volume().size_bytes(), size_bytes));
+    }
+    co_await go_to(held.executor());
+    const Result<void> resized = co_await held.volume().resize(size_bytes);
+    co_await go_to(home_);
+    if (!resized) co_return tl::unexpected(resized.error());
+  }
+  co_return co_await info(std::move(name));
+}
+
+Task<Result<void>> Catalog::remove(std::string name) {
+  ASSIGN_OR_CO_RETURN(const VolumeId found, co_await find(name));
+  while (true) {
+    const auto opened = open_.find(found);
+    if (opened == open_.end()) break;
+    if (opened->second.sessions_count > 0) {
+      co_return fail(
+          Errc::busy,
+          fmt::format("volume \"{}\" is in use by {} NBD session{}: detach the clients first", name,
+                      opened->second.sessions_count, opened->second.sessions_count == 1 ? "" : "s"));
+    }
+    if (opened->second.holders_count > 0 && !opened->second.closing) {
+      co_return fail(Errc::busy, fmt::format("volume \"{}\" is being worked on: wait for that to end", name));
+    }
+    co_await open_changed_.wait();
+  }
+  // Whoever opens it now waits until it is gone.
+  open_[found].closing = true;
+  std::optional<VolumeId> id;
+  const JobId job{new_id()};
+  LayerId layer;
+  auto body = [&](kv::Transaction& transaction) { return remove_in(transaction, name, id, job, layer); };
+  const Result<void> removed = co_await transact<void>(body);
+  open_.erase(found);
+  open_changed_.notify_all();
+  if (!removed) co_return removed;
+  ++jobs_count_;
+  scope_.spawn(reclaim(job, JobRecord{.kind = JobKind::reclaim_layer, .layer = layer}));
+  co_return Result<void>{};
+}
+
+Task<Result<void>> Catalog::remove_in(kv::Transaction& transaction, const std::string& name,
+                                      std::optional<VolumeId>& id, JobId job, LayerId& layer) {
+  auto found = co_await find(transaction, name);
+  // Gone or another one: an attempt with an unknown result had happened.
+  if (id && ((!found && found.error().code == Errc::not_found) || (found && *found != *id)))
+    co_return Result<void>{};
+  if (!found) co_return propagate(found);
+  id = *found;
+  ASSIGN_OR_CO_RETURN(const Records records, co_await load(transaction, *id, name));
+  layer = records.fence.top_layer;
+  LayerRecord layer_record;
+  layer_record.state = LayerState::deleting;
+  layer_record.origin = *id;
+  layer_record.block_shift = records.volume.block_shift;
+  layer_record.striping = records.volume.striping;
+  transaction.clear(keys_.name(name));
+  transaction.clear(keys_.volume(*id));
+  transaction.clear(keys_.fence(*id));
+  transaction.clear(keys_.usage(layer));
+  transaction.set(keys_.layer(layer), layer_record.encode());
+  transaction.set(keys_.job(job), JobRecord{.kind = JobKind::reclaim_layer, .layer = layer}.encode());
+  co_return Result<void>{};
+}
+
+Task<Result<void>> Catalog::rename(std::string name, std::string new_name) {
+  CO_RETURN_IF_ERROR(check_volume_name(new_name));
+  std::optional<VolumeId> id;
+  auto body = [&](kv::Transaction& transaction) { return rename_in(transaction, name, new_name, id); };
+  CO_RETURN_IF_ERROR(co_await transact<void>(body));
+  if (const auto opened = open_.find(*id); opened != open_.end() && opened->second.volume) {
+    Volume& volume = *opened->second.volume;
+    post(*opened->second.executor, [&volume, new_name] { volume.set_name(new_name); });
+  }
+  co_return Result<void>{};
+}
+
+Task<Result<void>> Catalog::rename_in(kv::Transaction& transaction, const std::string& name,
+                                      const std::string& new_name, std::optional<VolumeId>& id) {
+  auto existing = co_await find(transaction, new_name);
+  if (existing) {
+    if (id && *existing == *id) co_return Result<void>{};  // an attempt with an unknown result had happened
+    co_return fail(Errc::exists, fmt::format("volume \"{}\" exists already", new_name));
+  }
+  if (existing.error().code != Errc::not_found) co_return propagate(existing);
+  auto found = co_await find(transaction, name);
+  if (!found) co_return propagate(found);
+  id = *found;
+  transaction.clear(keys_.name(name));
+  transaction.set(keys_.name(new_name), NameRecord{*found}.encode());
+  co_return Result<void>{};
+}
+
+}  // namespace fdbnbd::volume

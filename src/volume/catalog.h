@@ -1,0 +1,152 @@
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "async/event.h"
+#include "async/scope.h"
+#include "base/random.h"
+#include "kv/engine.h"
+#include "kv/retry.h"
+#include "volume/fence.h"
+#include "volume/keys.h"
+#include "volume/records.h"
+#include "volume/store.h"
+#include "volume/volume.h"
+
+namespace fdbnbd::volume {
+
+// The Store: records in the engine, and the volumes that are open in this process. All data is the home
+// executor's thread's.
+class Catalog final : public Store {
+ public:
+  Catalog(kv::Engine& engine, Executor& home, Options options);
+  ~Catalog() override;
+
+  // Reads or writes the store's header and takes up the jobs that were under way.
+  Task<Result<void>> start();
+
+  Task<void> close() override;
+  Task<Result<VolumeInfo>> create(std::string name, CreateOptions options) override;
+  Task<Result<std::vector<VolumeInfo>>> list_volumes() override;
+  Task<Result<VolumeInfo>> info(std::string name) override;
+  Task<Result<VolumeInfo>> resize(std::string name, uint64_t size_bytes, bool allow_shrink) override;
+  Task<Result<void>> remove(std::string name) override;
+  Task<Result<void>> rename(std::string name, std::string new_name) override;
+  Task<Result<VolumeUsage>> usage(std::string name, Progress* progress) override;
+  Task<Result<CheckReport>> check(std::optional<std::string> name, Progress* progress) override;
+  Task<void> wait_for_reclaim() override;
+
+  Task<Result<std::vector<block::ExportListing>>> list(Executor& executor) override;
+  Task<Result<std::shared_ptr<block::Export>>> open(Executor& executor, std::string name) override;
+  Task<Result<block::ExportInfo>> describe(Executor& executor, std::string name) override;
+
+ private:
+  // A volume that is open here, or about to be.
+  struct OpenVolume {
+    std::unique_ptr<Volume> volume;  // null while it is being opened
+    Executor* executor = nullptr;
+    bool closing = false;
+    uint32_t holders_count = 0;   // sessions and verbs at work on it
+    uint32_t sessions_count = 0;  // of these: sessions
+  };
+
+  // The records of one volume.
+  struct Records {
+    VolumeRecord volume;
+    FenceRecord fence;
+  };
+
+  // Keeps a volume open for a verb: gives it back when it ends.
+  class Hold {
+   public:
+    Hold(Catalog& catalog, VolumeId id, Volume& volume, Executor& executor)
+        : catalog_(&catalog), id_(id), volume_(&volume), executor_(&executor) {}
+    Hold(Hold&& other) noexcept
+        : catalog_(std::exchange(other.catalog_, nullptr)),
+          id_(other.id_),
+          volume_(other.volume_),
+          executor_(other.executor_) {}
+    Hold& operator=(Hold&&) = delete;
+    ~Hold() {
+      if (catalog_ != nullptr) catalog_->release(id_, false);
+    }
+    Volume& volume() const { return *volume_; }
+    Executor& executor() const { return *executor_; }
+
+   private:
+    Catalog* catalog_;
+    VolumeId id_;
+    Volume* volume_;
+    Executor* executor_;
+  };
+
+  class ProgressRelay;
+
+  // catalog_open.cc
+  Task<Result<Hold>> hold(std::string name);
+  Task<Result<Hold>> hold_id(VolumeId id, std::string name);
+  Task<Result<std::unique_ptr<Volume>>> open_volume(Executor& executor, std::string name,
+                                                    VolumeRecord record);
+  void release(VolumeId id, bool session);
+  Task<void> close_when_unused(VolumeId id);
+  Task<void> go_to(Executor& executor);
+
+  // catalog.cc
+  Task<Result<std::string>> resolve(std::string name);
+  Task<Result<VolumeId>> find(kv::Transaction& transaction, const std::string& name);
+  Task<Result<VolumeId>> find(const std::string& name);
+  Task<Result<Records>> load(kv::Transaction& transaction, VolumeId id, const std::string& name);
+  Task<Result<Records>> load(VolumeId id, const std::string& name);
+  Task<Result<VolumeInfo>> describe_volume(std::string name, const Records& records);
+  Task<Result<uint64_t>> count_data_blocks(const Records& records);
+  Task<Result<std::vector<kv::KeyValue>>> read_all(std::string begin, std::string end);
+  uint64_t new_id();
+
+  Task<Result<void>> create_in(kv::Transaction& transaction, const std::string& name,
+                               const VolumeRecord& record, LayerId layer);
+  Task<Result<void>> remove_in(kv::Transaction& transaction, const std::string& name,
+                               std::optional<VolumeId>& id, JobId job, LayerId& layer);
+  Task<Result<void>> rename_in(kv::Transaction& transaction, const std::string& name,
+                               const std::string& new_name, std::optional<VolumeId>& id);
+  Task<Result<void>> check_header();
+
+  // reclaim.cc
+  Task<Result<void>> resume_jobs();
+  Task<void> reclaim(JobId id, JobRecord job);
+  Task<Result<bool>> reclaim_step(kv::Transaction& transaction, JobId id, const JobRecord& job);
+
+  // catalog_check.cc
+  Task<Result<void>> check_volume(const std::string& name, CheckReport& report, Progress* progress);
+  Task<Result<void>> check_graph(CheckReport& report);
+
+  // Runs an idempotent transaction until it is decided.
+  template <typename T, typename Body>
+  Task<Result<T>> transact(Body& body) {
+    while (true) {
+      Result<T> result = co_await kv::transact<T>(engine_, home_, random_, body);
+      if (result || result.error().code != Errc::unknown_result) co_return result;
+    }
+  }
+
+  kv::Engine& engine_;
+  Executor& home_;
+  const Options options_;
+  const KeySpace keys_;
+  Random random_;
+  Fence::Owner owner_{};
+  std::map<VolumeId, OpenVolume> open_;
+  Event open_changed_;  // a volume was opened, closed or failed to open
+  size_t next_executor_ = 0;
+  bool stopping_ = false;
+  size_t jobs_count_ = 0;
+  Event jobs_changed_;
+  TaskScope scope_;
+};
+
+}  // namespace fdbnbd::volume

@@ -1,0 +1,123 @@
+#include <fmt/core.h>
+
+#include <utility>
+
+#include "base/assert.h"
+#include "base/log.h"
+#include "volume/catalog.h"
+
+// Which volumes are open, for whom, and when they are let go.
+
+namespace fdbnbd::volume {
+
+Task<void> Catalog::go_to(Executor& executor) {
+  if (!executor.runs_here()) co_await reschedule(executor);
+}
+
+Task<Result<std::unique_ptr<Volume>>> Catalog::open_volume(Executor& executor, std::string name,
+                                                           VolumeRecord record) {
+  co_await go_to(executor);
+  auto volume = co_await Volume::open({engine_, executor, keys_, owner_}, std::move(name), record);
+  co_await go_to(home_);
+  co_return volume;
+}
+
+Task<Result<Catalog::Hold>> Catalog::hold(std::string name) {
+  ASSIGN_OR_CO_RETURN(const VolumeId id, co_await find(name));
+  co_return co_await hold_id(id, std::move(name));
+}
+
+Task<Result<Catalog::Hold>> Catalog::hold_id(VolumeId id, std::string name) {
+  while (true) {
+    if (stopping_) co_return fail(Errc::cancelled, "the server is stopping");
+    const auto found = open_.find(id);
+    if (found == open_.end()) break;
+    if (found->second.volume && !found->second.closing) {
+      ++found->second.holders_count;
+      co_return Hold(*this, id, *found->second.volume, *found->second.executor);
+    }
+    co_await open_changed_.wait();
+  }
+  OpenVolume& opening = open_[id];
+  opening.executor = options_.volume_executors[next_executor_++ % options_.volume_executors.size()];
+  opening.holders_count = 1;
+  Result<std::unique_ptr<Volume>> volume = fail(Errc::not_found, "");
+  if (auto records = co_await load(id, name); records) {
+    volume = co_await open_volume(*opening.executor, name, records->volume);
+  } else {
+    volume = propagate(records);
+  }
+  if (!volume) {
+    open_.erase(id);
+    open_changed_.notify_all();
+    co_return propagate(volume);
+  }
+  opening.volume = std::move(*volume);
+  Hold hold(*this, id, *opening.volume, *opening.executor);
+  open_changed_.notify_all();
+  co_return hold;
+}
+
+void Catalog::release(VolumeId id, bool session) {
+  ASSERT(home_.runs_here());
+  OpenVolume& opened = open_.at(id);
+  ASSERT(opened.holders_count > 0);
+  if (session) --opened.sessions_count;
+  if (--opened.holders_count == 0 && !opened.closing) {
+    opened.closing = true;
+    scope_.spawn(close_when_unused(id));
+  }
+}
+
+Task<void> Catalog::close_when_unused(VolumeId id) {
+  OpenVolume& opened = open_.at(id);
+  co_await go_to(*opened.executor);
+  co_await opened.volume->close();
+  co_await go_to(home_);
+  open_.erase(id);
+  open_changed_.notify_all();
+}
+
+Task<Result<std::vector<block::ExportListing>>> Catalog::list(Executor& executor) {
+  ASSERT(&executor == &home_);
+  ASSIGN_OR_CO_RETURN(const auto names, co_await read_all(keys_.type_begin('V'), keys_.type_end('V')));
+  std::vector<block::ExportListing> listings;
+  listings.reserve(names.size());
+  for (const kv::KeyValue& row : names) listings.push_back({std::string(keys_.name_of(row.key)), ""});
+  co_return listings;
+}
+
+Task<Result<std::shared_ptr<block::Export>>> Catalog::open(Executor& executor, std::string name) {
+  ASSERT(&executor == &home_);
+  ASSIGN_OR_CO_RETURN(const std::string resolved, co_await resolve(std::move(name)));
+  ASSIGN_OR_CO_RETURN(const VolumeId id, co_await find(resolved));
+  ASSIGN_OR_CO_RETURN(const Hold hold, co_await hold_id(id, resolved));
+  OpenVolume& opened = open_.at(id);
+  ++opened.holders_count;
+  ++opened.sessions_count;
+  co_return std::shared_ptr<block::Export>(opened.volume.get(), [this, id](block::Export*) {
+    // The last owner may let go on any thread.
+    post(home_, [this, id] { release(id, true); });
+  });
+}
+
+Task<Result<block::ExportInfo>> Catalog::describe(Executor& executor, std::string name) {
+  ASSERT(&executor == &home_);
+  ASSIGN_OR_CO_RETURN(const std::string resolved, co_await resolve(std::move(name)));
+  ASSIGN_OR_CO_RETURN(const VolumeId id, co_await find(resolved));
+  ASSIGN_OR_CO_RETURN(const Records records, co_await load(id, resolved));
+  block::ExportInfo info;
+  info.name = resolved;
+  info.size_bytes = records.volume.size_bytes;
+  info.preferred_block_bytes = records.volume.block_bytes();
+  info.max_payload_bytes = limits::kMaxPayloadBytes;
+  co_return info;
+}
+
+Task<void> Catalog::close() {
+  stopping_ = true;
+  while (!open_.empty()) co_await open_changed_.wait();
+  co_await scope_.join();
+}
+
+}  // namespace fdbnbd::volume

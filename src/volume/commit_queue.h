@@ -1,0 +1,106 @@
+#pragma once
+
+#include <coroutine>
+#include <cstddef>
+#include <cstdint>
+#include <deque>
+#include <vector>
+
+#include "async/executor.h"
+#include "async/scope.h"
+#include "async/task.h"
+#include "base/random.h"
+#include "base/result.h"
+#include "kv/engine.h"
+#include "volume/fence.h"
+
+namespace fdbnbd::volume {
+
+// Group commit without a timer: what queued while earlier commits were in flight goes together, in the order
+// of arrival, up to limits::kCommitTargetBytes a transaction and as many transactions at once as the engine
+// asks for. The callers' range locks see to it that no two intents in the queue touch one block. On the
+// executor's thread.
+class CommitQueue {
+  class Group;
+
+ public:
+  // Changes that go into one transaction. Kept by the caller until the group is done.
+  class Intent {
+   public:
+    // Adds the changes. May be called several times (a commit that is tried again) and must add the same each
+    // time.
+    virtual void apply(kv::Transaction& transaction) = 0;
+
+    // Whether the commit took effect; known once the group is done.
+    bool is_committed() const { return is_committed_; }
+
+    uint64_t estimated_bytes = 0;
+    uint32_t mutations_count = 0;
+
+   protected:
+    ~Intent() = default;
+
+   private:
+    friend class CommitQueue;
+    Group* group_ = nullptr;
+    bool is_committed_ = false;
+  };
+
+  CommitQueue(kv::Engine& engine, Executor& executor, Fence& fence);
+
+  // Commits all of `intents`, in one or several transactions; done when all are resolved. The first failure,
+  // if any; then some of the others may have taken effect. fenced, no_space, io, corruption.
+  Task<Result<void>> commit(std::vector<Intent*> intents);
+  Task<Result<void>> commit(Intent& intent);
+
+  // Waits until nothing is queued or in flight.
+  auto idle() { return scope_.join(); }
+
+ private:
+  // The intents of one caller: counts them down and resumes it.
+  class Group {
+   public:
+    explicit Group(size_t intents_count) : remaining_(intents_count) {}
+
+    bool await_ready() const noexcept { return remaining_ == 0; }
+    void await_suspend(std::coroutine_handle<> waiter) noexcept { waiter_ = waiter; }
+    Result<void> await_resume() { return std::move(result_); }
+
+    void finish_one(const Result<void>& result) {
+      if (!result && result_) result_ = result;
+      if (--remaining_ == 0 && waiter_) waiter_.resume();
+    }
+
+    size_t remaining_;
+    Result<void> result_;
+    std::coroutine_handle<> waiter_;
+  };
+
+  class Pump final : public Work {
+   public:
+    explicit Pump(CommitQueue& queue) : queue_(queue) {}
+    void run() noexcept override { queue_.start_batches(); }
+
+   private:
+    CommitQueue& queue_;
+  };
+
+  void enqueue(Intent& intent, Group& group);
+  void schedule_pump();
+  void start_batches();
+  Task<void> run_batch(std::vector<Intent*> batch);
+  Task<Result<void>> commit_batch(const std::vector<Intent*>& batch);
+
+  kv::Engine& engine_;
+  Executor& executor_;
+  Fence& fence_;
+  const uint32_t batches_limit_;
+  Random random_{1};  // for back-off
+  std::deque<Intent*> queue_;
+  uint32_t batches_count_ = 0;  // in flight
+  bool pump_posted_ = false;
+  Pump pump_{*this};
+  TaskScope scope_;
+};
+
+}  // namespace fdbnbd::volume

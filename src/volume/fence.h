@@ -1,0 +1,67 @@
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <string>
+
+#include "async/executor.h"
+#include "async/task.h"
+#include "base/random.h"
+#include "base/result.h"
+#include "kv/engine.h"
+#include "volume/keys.h"
+#include "volume/records.h"
+
+namespace fdbnbd::volume {
+
+// This process's tenure of one volume: the proof that every data commit carries (docs/architecture.md,
+// "Ownership").
+//
+// version() is a version at which the fence record was known to be ours. A commit that reads at it and has
+// the record's key in its read conflicts succeeds only if nobody took the volume since. On the executor's
+// thread.
+class Fence {
+ public:
+  using Owner = std::array<uint8_t, 16>;
+
+  Fence(kv::Engine& engine, Executor& executor, std::string key, Owner owner);
+
+  // Takes the volume over: raises the epoch and makes this process the owner; then finds the first proven
+  // version. not_found where the volume is gone.
+  Task<Result<void>> acquire();
+
+  kv::Version version() const { return version_; }
+  const FenceRecord& record() const { return record_; }
+  kv::KeyRange conflict_range() const { return {key_, key_end_}; }
+
+  // A commit that carried the proof took effect at `version`. Everything up to the version before it is then
+  // known to be ours; the same version is not, since another transaction may share it.
+  void on_committed(kv::Version version);
+
+  // Reads the record afresh and with it a new version(). Errc::fenced where the volume is no longer ours, and
+  // from then on always. Keeps trying while the store is unavailable.
+  Task<Result<void>> refresh();
+
+  // Rewrites the record, so that every commit in doubt that carried an older proof has either happened or
+  // never will. Then as refresh().
+  Task<Result<void>> barrier();
+
+ private:
+  Task<Result<void>> try_acquire();
+  Task<Result<void>> try_read();
+  Task<Result<void>> try_barrier();
+  // Repeats `attempt` with back-off while the store is unavailable or the outcome unknown.
+  Task<Result<void>> persist(Task<Result<void>> (Fence::*attempt)());
+
+  kv::Engine& engine_;
+  Executor& executor_;
+  const std::string key_;
+  const std::string key_end_;
+  const Owner owner_;
+  Random random_;  // for back-off
+  FenceRecord record_;
+  kv::Version version_ = 0;
+  bool lost_ = false;
+};
+
+}  // namespace fdbnbd::volume

@@ -1,0 +1,108 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "base/bytes.h"
+#include "volume/commit_queue.h"
+#include "volume/keys.h"
+#include "volume/presence.h"
+#include "volume/store.h"
+
+// The changes that requests bring to a layer, one extent each: what goes into the transaction, and what the
+// presence bitmap becomes once it has been committed.
+
+namespace fdbnbd::volume {
+
+struct LayerShape {
+  const KeySpace& keys;
+  LayerId layer;
+  Striping striping;
+  uint32_t block_bytes;
+  Compression compression;
+};
+
+// A change of the states of some blocks of one extent.
+class ExtentIntent : public CommitQueue::Intent {
+ public:
+  uint64_t extent_index() const { return extent_index_; }
+
+  // The extent's bits after the commit; `current` are the bits now, which other intents may have changed for
+  // other blocks.
+  ExtentBits apply_to(ExtentBits current) const;
+
+  // Whether there is nothing to commit.
+  bool is_empty() const { return mutations_count == 0; }
+
+ protected:
+  ExtentIntent(const LayerShape& shape, uint64_t extent_index, uint32_t first, uint32_t count)
+      : shape_(shape), extent_index_(extent_index), first_(first), count_(count) {}
+  ~ExtentIntent() = default;
+
+  uint64_t block_index(uint32_t in_extent) const {
+    return extent_index_ * limits::kBlocksPerExtent + in_extent;
+  }
+  // Takes note of the change of bits from `before` to `after`.
+  void set_bits(const ExtentBits& before, const ExtentBits& after);
+  void apply_bits(kv::Transaction& transaction) const;
+
+  const LayerShape& shape_;
+  const uint64_t extent_index_;
+  const uint32_t first_;  // block in the extent
+  const uint32_t count_;
+
+ private:
+  ExtentBits after_;
+  std::string or_operand_;
+  std::string and_operand_;
+};
+
+// Where the bytes of a write's blocks are: in the client's data, but for a first and a last block that are
+// not covered whole.
+struct WriteSource {
+  uint64_t offset_bytes = 0;
+  ByteView data;
+  uint32_t block_bytes = 0;
+  uint64_t head_block = UINT64_MAX;
+  std::vector<std::byte> head;
+  uint64_t tail_block = UINT64_MAX;
+  std::vector<std::byte> tail;
+
+  ByteView block(uint64_t index) const;
+};
+
+// Writes whole blocks; those that are all zero are not stored.
+class WriteIntent final : public ExtentIntent {
+ public:
+  // At most kBlocks blocks of one extent. `source` is kept by the caller.
+  static constexpr uint32_t kBlocks = 64;
+  WriteIntent(const LayerShape& shape, const WriteSource& source, const ExtentBits& before,
+              uint64_t first_block, uint32_t count);
+
+  void apply(kv::Transaction& transaction) override;
+
+ private:
+  const WriteSource& source_;
+  uint64_t zero_mask_ = 0;    // blocks that are all zero
+  uint64_t stored_mask_ = 0;  // blocks that were stored before
+};
+
+// Makes blocks absent, or zero.
+class ClearIntent final : public ExtentIntent {
+ public:
+  ClearIntent(const LayerShape& shape, const ExtentBits& before, uint64_t extent_index, uint32_t first,
+              uint32_t count, BlockState target);
+
+  void apply(kv::Transaction& transaction) override;
+
+ private:
+  // Up to so many stored blocks are cleared one by one: range tombstones make later reads slower.
+  static constexpr size_t kSingleClears = 32;
+
+  bool drop_bitmap_ = false;
+  bool clear_as_range_ = false;
+  std::vector<uint32_t> stored_;
+};
+
+}  // namespace fdbnbd::volume

@@ -1,0 +1,234 @@
+#include "volume/records.h"
+
+#include <fmt/core.h>
+#include <xxhash.h>
+
+#include "base/endian.h"
+
+namespace fdbnbd::volume {
+
+namespace {
+
+constexpr size_t kChecksumBytes = 8;
+constexpr uint8_t kRecordVersion = 1;
+
+class Writer {
+ public:
+  explicit Writer(char kind) {
+    value_ += kind;
+    value_ += static_cast<char>(kRecordVersion);
+  }
+
+  template <typename T>
+  Writer& put(T field) {
+    append_be(value_, field);
+    return *this;
+  }
+  Writer& put(const std::array<uint8_t, 16>& bytes) {
+    value_.append(reinterpret_cast<const char*>(bytes.data()), bytes.size());
+    return *this;
+  }
+  Writer& put(WallTime time) { return put(static_cast<uint64_t>(time.time_since_epoch().count())); }
+
+  std::string finish() {
+    append_be(value_, uint64_t{XXH3_64bits(value_.data(), value_.size())});
+    return std::move(value_);
+  }
+
+ private:
+  std::string value_;
+};
+
+class Reader {
+ public:
+  // Checks the frame; afterwards the fields are taken in order.
+  static Result<Reader> open(char kind, std::string_view what, std::string_view value) {
+    if (value.size() < 2 + kChecksumBytes || value[0] != kind) {
+      return fail(Errc::corruption, fmt::format("the {} record is damaged: wrong form", what));
+    }
+    const std::string_view covered = value.substr(0, value.size() - kChecksumBytes);
+    if (XXH3_64bits(covered.data(), covered.size()) != load_be<uint64_t>(value.data() + covered.size())) {
+      return fail(Errc::corruption, fmt::format("the {} record is damaged: checksum does not match", what));
+    }
+    const auto version = static_cast<uint8_t>(value[1]);
+    if (version > kRecordVersion) {
+      return fail(Errc::newer_format, fmt::format("the {} record has version {}, this program knows {}", what,
+                                                  version, kRecordVersion));
+    }
+    return Reader(what, covered.substr(2));
+  }
+
+  template <typename T>
+  Reader& take(T& field) {
+    if (rest_.size() < sizeof(T)) {
+      failed_ = true;
+    } else {
+      field = load_be<T>(rest_.data());
+      rest_.remove_prefix(sizeof(T));
+    }
+    return *this;
+  }
+  Reader& take(std::array<uint8_t, 16>& bytes) {
+    if (rest_.size() < bytes.size()) {
+      failed_ = true;
+    } else {
+      std::memcpy(bytes.data(), rest_.data(), bytes.size());
+      rest_.remove_prefix(bytes.size());
+    }
+    return *this;
+  }
+  Reader& take(WallTime& time) {
+    uint64_t count = 0;
+    take(count);
+    time = WallTime(Duration(static_cast<int64_t>(count)));
+    return *this;
+  }
+
+  // Whether all was there, and `valid` holds for what it said.
+  Result<void> finish(bool valid = true) const {
+    if (failed_ || !rest_.empty() || !valid) {
+      return fail(Errc::corruption, fmt::format("the {} record is damaged: impossible contents", what_));
+    }
+    return {};
+  }
+
+ private:
+  Reader(std::string_view what, std::string_view rest) : what_(what), rest_(rest) {}
+
+  std::string_view what_;
+  std::string_view rest_;
+  bool failed_ = false;
+};
+
+bool valid_block_shift(uint8_t shift) {
+  return shift < 32 && (uint32_t{1} << shift) >= limits::kMinBlockBytes &&
+         (uint32_t{1} << shift) <= limits::kMaxBlockBytes;
+}
+
+bool valid_striping(uint16_t stripes_count) {
+  return stripes_count >= 1 && stripes_count <= 256;
+}
+
+}  // namespace
+
+std::string StoreHeader::encode() const {
+  return Writer('S').put(format_version).put(uuid).put(created).finish();
+}
+
+Result<StoreHeader> StoreHeader::decode(std::string_view value) {
+  StoreHeader header;
+  ASSIGN_OR_RETURN(Reader reader, Reader::open('S', "store", value));
+  RETURN_IF_ERROR(reader.take(header.format_version).take(header.uuid).take(header.created).finish());
+  return header;
+}
+
+std::string NameRecord::encode() const {
+  return Writer('V').put(volume.value).finish();
+}
+
+Result<NameRecord> NameRecord::decode(std::string_view value) {
+  NameRecord record;
+  ASSIGN_OR_RETURN(Reader reader, Reader::open('V', "name", value));
+  RETURN_IF_ERROR(reader.take(record.volume.value).finish(true));
+  return record;
+}
+
+std::string VolumeRecord::encode() const {
+  return Writer('I')
+      .put(id.value)
+      .put(size_bytes)
+      .put(block_shift)
+      .put(static_cast<uint8_t>(compression))
+      .put(static_cast<uint16_t>(striping.stripes_count))
+      .put(created)
+      .finish();
+}
+
+Result<VolumeRecord> VolumeRecord::decode(std::string_view value) {
+  VolumeRecord record;
+  uint8_t compression = 0;
+  uint16_t stripes_count = 0;
+  ASSIGN_OR_RETURN(Reader reader, Reader::open('I', "volume", value));
+  reader.take(record.id.value)
+      .take(record.size_bytes)
+      .take(record.block_shift)
+      .take(compression)
+      .take(stripes_count)
+      .take(record.created);
+  const bool valid = valid_block_shift(record.block_shift) && valid_striping(stripes_count) &&
+                     compression <= 2 && record.size_bytes <= limits::kMaxVolumeBytes &&
+                     record.size_bytes % limits::kSizeGranularityBytes == 0;
+  RETURN_IF_ERROR(reader.finish(valid));
+  record.compression = static_cast<Compression>(compression);
+  record.striping.stripes_count = stripes_count;
+  return record;
+}
+
+std::string FenceRecord::encode() const {
+  return Writer('F').put(epoch).put(barrier).put(owner).put(top_layer.value).finish();
+}
+
+Result<FenceRecord> FenceRecord::decode(std::string_view value) {
+  FenceRecord record;
+  ASSIGN_OR_RETURN(Reader reader, Reader::open('F', "fence", value));
+  RETURN_IF_ERROR(reader.take(record.epoch)
+                      .take(record.barrier)
+                      .take(record.owner)
+                      .take(record.top_layer.value)
+                      .finish());
+  return record;
+}
+
+std::string LayerRecord::encode() const {
+  return Writer('L')
+      .put(parent.value)
+      .put(static_cast<uint8_t>(state))
+      .put(origin.value)
+      .put(block_shift)
+      .put(static_cast<uint16_t>(striping.stripes_count))
+      .finish();
+}
+
+Result<LayerRecord> LayerRecord::decode(std::string_view value) {
+  LayerRecord record;
+  uint8_t state = 0;
+  uint16_t stripes_count = 0;
+  ASSIGN_OR_RETURN(Reader reader, Reader::open('L', "layer", value));
+  reader.take(record.parent.value)
+      .take(state)
+      .take(record.origin.value)
+      .take(record.block_shift)
+      .take(stripes_count);
+  RETURN_IF_ERROR(
+      reader.finish(state <= 1 && valid_block_shift(record.block_shift) && valid_striping(stripes_count)));
+  record.state = static_cast<LayerState>(state);
+  record.striping.stripes_count = stripes_count;
+  return record;
+}
+
+std::string UsageRecord::encode() const {
+  return Writer('U').put(data_blocks_count).finish();
+}
+
+Result<UsageRecord> UsageRecord::decode(std::string_view value) {
+  UsageRecord record;
+  ASSIGN_OR_RETURN(Reader reader, Reader::open('U', "usage", value));
+  RETURN_IF_ERROR(reader.take(record.data_blocks_count).finish());
+  return record;
+}
+
+std::string JobRecord::encode() const {
+  return Writer('T').put(static_cast<uint8_t>(kind)).put(layer.value).finish();
+}
+
+Result<JobRecord> JobRecord::decode(std::string_view value) {
+  JobRecord record;
+  uint8_t kind = 0;
+  ASSIGN_OR_RETURN(Reader reader, Reader::open('T', "job", value));
+  reader.take(kind).take(record.layer.value);
+  RETURN_IF_ERROR(reader.finish(kind == static_cast<uint8_t>(JobKind::reclaim_layer)));
+  record.kind = static_cast<JobKind>(kind);
+  return record;
+}
+
+}  // namespace fdbnbd::volume

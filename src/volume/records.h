@@ -1,0 +1,102 @@
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <string>
+#include <string_view>
+
+#include "base/clock.h"
+#include "base/result.h"
+#include "volume/keys.h"
+#include "volume/store.h"
+
+// The records of a store (docs/format.md, "Records"). Each value is
+//
+//   kind (1 byte) | version (1 byte) | fields, big-endian | XXH3-64 of all before it (8 bytes, big-endian)
+//
+// decode: Errc::corruption where the checksum or the form is wrong, Errc::newer_format where the version is
+// higher than ours.
+
+namespace fdbnbd::volume {
+
+// The version of the whole format; a store with another one is not touched.
+inline constexpr uint32_t kFormatVersion = 1;
+
+struct StoreHeader {
+  uint32_t format_version = kFormatVersion;
+  std::array<uint8_t, 16> uuid{};
+  WallTime created{};
+
+  std::string encode() const;
+  static Result<StoreHeader> decode(std::string_view value);
+};
+
+struct NameRecord {
+  VolumeId volume;
+
+  std::string encode() const;
+  static Result<NameRecord> decode(std::string_view value);
+};
+
+struct VolumeRecord {
+  VolumeId id;
+  uint64_t size_bytes = 0;
+  uint8_t block_shift = 12;  // block size is 1 << block_shift
+  Compression compression = Compression::none;
+  Striping striping;
+  WallTime created{};
+
+  uint32_t block_bytes() const { return uint32_t{1} << block_shift; }
+
+  std::string encode() const;
+  static Result<VolumeRecord> decode(std::string_view value);
+};
+
+// Who may write a volume, and to which layer. Written by taking over, by snapshots and by barriers; every
+// data commit has it in its read conflicts.
+struct FenceRecord {
+  uint64_t epoch = 0;               // grows with each take-over
+  uint64_t barrier = 0;             // grows with each barrier
+  std::array<uint8_t, 16> owner{};  // the server instance; zeroes: nobody
+  LayerId top_layer;
+
+  bool same_tenure(const FenceRecord& other) const { return epoch == other.epoch && owner == other.owner; }
+
+  std::string encode() const;
+  static Result<FenceRecord> decode(std::string_view value);
+};
+
+enum class LayerState : uint8_t { live = 0, deleting = 1 };
+
+struct LayerRecord {
+  LayerId parent;  // 0: none
+  LayerState state = LayerState::live;
+  VolumeId origin;  // the volume it was made for
+  uint8_t block_shift = 12;
+  Striping striping;
+
+  std::string encode() const;
+  static Result<LayerRecord> decode(std::string_view value);
+};
+
+// The exact number of data blocks of a layer that nobody has open for writing. Missing while somebody has,
+// and after a crash.
+struct UsageRecord {
+  uint64_t data_blocks_count = 0;
+
+  std::string encode() const;
+  static Result<UsageRecord> decode(std::string_view value);
+};
+
+enum class JobKind : uint8_t { reclaim_layer = 1 };
+
+// Work that goes on after a restart.
+struct JobRecord {
+  JobKind kind = JobKind::reclaim_layer;
+  LayerId layer;
+
+  std::string encode() const;
+  static Result<JobRecord> decode(std::string_view value);
+};
+
+}  // namespace fdbnbd::volume

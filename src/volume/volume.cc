@@ -1,0 +1,336 @@
+#include "volume/volume.h"
+
+#include <fmt/core.h>
+
+#include <algorithm>
+#include <utility>
+
+#include "base/checked_math.h"
+#include "base/log.h"
+
+namespace fdbnbd::volume {
+
+namespace {
+
+// How many extents one step of a large clear takes on.
+constexpr size_t kExtentsPerStep = 1024;
+
+}  // namespace
+
+Volume::Volume(Environment environment, std::string name, VolumeRecord record)
+    : engine_(environment.engine),
+      executor_(environment.executor),
+      keys_(environment.keys),
+      name_(std::move(name)),
+      record_(record),
+      fence_(environment.engine, environment.executor, environment.keys.fence(record.id), environment.owner),
+      commits_(environment.engine, environment.executor, fence_),
+      random_(record.id.value),
+      size_bytes_(record.size_bytes) {}
+
+uint64_t Volume::blocks_count() const {
+  return divide_up(record_.size_bytes, record_.block_bytes());
+}
+
+LayerShape Volume::shape() const {
+  return {keys_, layer_, record_.striping, record_.block_bytes(), record_.compression};
+}
+
+Volume::BlockSpan Volume::span_of(uint64_t offset_bytes, uint64_t length_bytes) const {
+  return {offset_bytes >> record_.block_shift,
+          ((offset_bytes + length_bytes - 1) >> record_.block_shift) + 1};
+}
+
+Result<void> Volume::check_inside(uint64_t offset_bytes, uint64_t length_bytes, Errc past_end) const {
+  if (length_bytes > 0 && range_fits(offset_bytes, length_bytes, record_.size_bytes)) return {};
+  return fail(past_end, fmt::format("{} bytes at {} are not inside volume \"{}\" of {} bytes", length_bytes,
+                                    offset_bytes, name_, record_.size_bytes));
+}
+
+Error Volume::unreadable(const BlockReader::Failure& failure) const {
+  return {failure.error.code,
+          fmt::format("volume \"{}\", offset {}: block {} cannot be read: {}", name_,
+                      failure.block << record_.block_shift, failure.block, failure.error.what)};
+}
+
+block::ExportInfo Volume::info() const {
+  block::ExportInfo info;
+  info.name = name_;
+  info.size_bytes = record_.size_bytes;
+  info.min_block_bytes = 1;
+  info.preferred_block_bytes = record_.block_bytes();
+  info.max_payload_bytes = limits::kMaxPayloadBytes;
+  return info;
+}
+
+Task<Result<std::vector<block::ReadSegment>>> Volume::read(uint64_t offset_bytes, MutableByteView into) {
+  CO_RETURN_IF_ERROR(check_inside(offset_bytes, into.size(), Errc::invalid));
+  Semaphore::Slot slot(admission_);
+  co_await slot.acquire();
+  const BlockSpan span = span_of(offset_bytes, into.size());
+  RangeLock::Guard lock(locks_, span.begin, span.end, RangeLock::Mode::shared);
+  co_await lock.acquire();
+  CO_RETURN_IF_ERROR(check_inside(offset_bytes, into.size(), Errc::invalid));
+  co_return co_await read_locked(offset_bytes, into);
+}
+
+Task<Result<std::vector<block::ReadSegment>>> Volume::read_locked(uint64_t offset_bytes,
+                                                                  MutableByteView into) {
+  const uint64_t end_bytes = offset_bytes + into.size();
+  const BlockSpan span = span_of(offset_bytes, into.size());
+  std::vector<block::ReadSegment> segments;
+  BlockReader reader(keys_, layer_, record_.striping, record_.block_bytes(), offset_bytes, into);
+  presence_.for_each_run(span.begin, span.end, [&](const BlockRun& run) {
+    const bool is_hole = run.state != BlockState::data;
+    const uint64_t from = std::max(run.first_block << record_.block_shift, offset_bytes);
+    const uint64_t to = std::min((run.first_block + run.blocks_count) << record_.block_shift, end_bytes);
+    const auto length = static_cast<uint32_t>(to - from);
+    if (!segments.empty() && segments.back().is_hole == is_hole) {
+      segments.back().length_bytes += length;
+    } else {
+      segments.push_back({length, is_hole});
+    }
+    if (!is_hole) reader.add_run(run.first_block, run.blocks_count);
+    return true;
+  });
+  if (!reader.empty()) {
+    ASSIGN_OR_CO_RETURN(const auto failure, co_await reader.run(engine_, executor_));
+    if (failure) co_return tl::unexpected(unreadable(*failure));
+  }
+  co_return segments;
+}
+
+Task<Result<std::vector<std::byte>>> Volume::read_block_locked(uint64_t block) {
+  std::vector<std::byte> bytes(record_.block_bytes());
+  if (presence_.state(block) == BlockState::data) {
+    BlockReader reader(keys_, layer_, record_.striping, record_.block_bytes(), block << record_.block_shift,
+                       bytes);
+    reader.add_run(block, 1);
+    ASSIGN_OR_CO_RETURN(const auto failure, co_await reader.run(engine_, executor_));
+    if (failure) co_return tl::unexpected(unreadable(*failure));
+  }
+  co_return bytes;
+}
+
+Task<Result<void>> Volume::write(uint64_t offset_bytes, ByteView data, block::WriteOptions options) {
+  CO_RETURN_IF_ERROR(check_inside(offset_bytes, data.size(), Errc::past_end));
+  {
+    Semaphore::Slot slot(admission_);
+    co_await slot.acquire();
+    const BlockSpan span = span_of(offset_bytes, data.size());
+    RangeLock::Guard lock(locks_, span.begin, span.end, RangeLock::Mode::exclusive);
+    co_await lock.acquire();
+    CO_RETURN_IF_ERROR(check_inside(offset_bytes, data.size(), Errc::past_end));
+    CO_RETURN_IF_ERROR(co_await write_locked(offset_bytes, data));
+  }
+  if (options.fua) co_return co_await flush();
+  co_return Result<void>{};
+}
+
+Task<Result<void>> Volume::write_locked(uint64_t offset_bytes, ByteView data) {
+  const uint64_t end_bytes = offset_bytes + data.size();
+  const uint64_t block_mask = record_.block_bytes() - 1;
+  const BlockSpan span = span_of(offset_bytes, data.size());
+  WriteSource source;
+  source.offset_bytes = offset_bytes;
+  source.data = data;
+  source.block_bytes = record_.block_bytes();
+
+  const bool head_is_partial = (offset_bytes & block_mask) != 0;
+  const bool tail_is_partial = (end_bytes & block_mask) != 0;
+  if (head_is_partial || (tail_is_partial && span.end - span.begin == 1)) {
+    ASSIGN_OR_CO_RETURN(source.head, co_await read_block_locked(span.begin));
+    source.head_block = span.begin;
+    const uint64_t from = offset_bytes & block_mask;
+    const uint64_t length = std::min<uint64_t>(data.size(), record_.block_bytes() - from);
+    std::ranges::copy(data.first(length), source.head.begin() + static_cast<ptrdiff_t>(from));
+  }
+  if (tail_is_partial && span.end - span.begin > 1) {
+    ASSIGN_OR_CO_RETURN(source.tail, co_await read_block_locked(span.end - 1));
+    source.tail_block = span.end - 1;
+    std::ranges::copy(data.last(end_bytes & block_mask), source.tail.begin());
+  }
+
+  const LayerShape layer_shape = shape();
+  const uint64_t blocks_per_intent =
+      std::clamp<uint64_t>(limits::kCommitTargetBytes / record_.block_bytes(), 1, WriteIntent::kBlocks);
+  std::deque<WriteIntent> intents;
+  std::vector<ExtentIntent*> pointers;
+  for (uint64_t block = span.begin; block < span.end;) {
+    const uint64_t extent_index = block / limits::kBlocksPerExtent;
+    const uint64_t extent_end = (extent_index + 1) * limits::kBlocksPerExtent;
+    const uint64_t count = std::min({blocks_per_intent, span.end - block, extent_end - block});
+    intents.emplace_back(layer_shape, source, presence_.extent(extent_index), block,
+                         static_cast<uint32_t>(count));
+    pointers.push_back(&intents.back());
+    block += count;
+  }
+  co_return co_await commit(std::move(pointers));
+}
+
+Task<Result<void>> Volume::commit(std::vector<ExtentIntent*> intents) {
+  std::vector<CommitQueue::Intent*> with_changes;
+  with_changes.reserve(intents.size());
+  for (ExtentIntent* intent : intents) {
+    if (!intent->is_empty()) with_changes.push_back(intent);
+  }
+  if (with_changes.empty()) co_return Result<void>{};
+  const Result<void> committed = co_await commits_.commit(std::move(with_changes));
+  for (const ExtentIntent* intent : intents) {
+    // Each intent has its own outcome: some of a large request's may have happened where others failed.
+    if (!intent->is_empty() && intent->is_committed()) {
+      presence_.set_extent(intent->extent_index(),
+                           intent->apply_to(presence_.extent(intent->extent_index())));
+    }
+  }
+  used_bytes_.store(presence_.data_blocks_count() << record_.block_shift, std::memory_order_relaxed);
+  co_return committed;
+}
+
+Task<Result<void>> Volume::flush() {
+  co_return co_await engine_.sync(executor_);
+}
+
+Task<Result<void>> Volume::trim(uint64_t offset_bytes, uint64_t length_bytes, block::WriteOptions options) {
+  return clear(offset_bytes, length_bytes, BlockState::absent, Errc::invalid, options.fua);
+}
+
+Task<Result<void>> Volume::write_zeroes(uint64_t offset_bytes, uint64_t length_bytes,
+                                        block::ZeroOptions options) {
+  // Always fast: ranges are cleared, not written, so `fast_only` asks for nothing more.
+  return clear(offset_bytes, length_bytes, options.no_hole ? BlockState::zero : BlockState::absent,
+               Errc::past_end, options.fua);
+}
+
+Task<Result<void>> Volume::clear(uint64_t offset_bytes, uint64_t length_bytes, BlockState target,
+                                 Errc past_end, bool fua) {
+  CO_RETURN_IF_ERROR(check_inside(offset_bytes, length_bytes, past_end));
+  {
+    Semaphore::Slot slot(admission_);
+    co_await slot.acquire();
+    const BlockSpan span = span_of(offset_bytes, length_bytes);
+    RangeLock::Guard lock(locks_, span.begin, span.end, RangeLock::Mode::exclusive);
+    co_await lock.acquire();
+    CO_RETURN_IF_ERROR(check_inside(offset_bytes, length_bytes, past_end));
+    CO_RETURN_IF_ERROR(co_await clear_locked(offset_bytes, length_bytes, target));
+  }
+  if (fua) co_return co_await flush();
+  co_return Result<void>{};
+}
+
+Task<Result<void>> Volume::clear_locked(uint64_t offset_bytes, uint64_t length_bytes, BlockState target) {
+  const uint64_t end_bytes = offset_bytes + length_bytes;
+  const uint64_t first_whole = round_up(offset_bytes, record_.block_bytes());
+  // The volume's last block counts as whole where the range reaches the end: nothing lies behind it.
+  const uint64_t end_whole = end_bytes == record_.size_bytes ? round_up(end_bytes, record_.block_bytes())
+                                                             : round_down(end_bytes, record_.block_bytes());
+  if (first_whole >= end_whole) {
+    // No whole block, but maybe parts of two.
+    const uint64_t middle = std::min(first_whole, end_bytes);
+    if (offset_bytes < middle)
+      CO_RETURN_IF_ERROR(co_await zero_part_locked(offset_bytes, middle - offset_bytes));
+    if (middle < end_bytes) CO_RETURN_IF_ERROR(co_await zero_part_locked(middle, end_bytes - middle));
+    co_return Result<void>{};
+  }
+  if (offset_bytes < first_whole)
+    CO_RETURN_IF_ERROR(co_await zero_part_locked(offset_bytes, first_whole - offset_bytes));
+  if (end_whole < end_bytes) CO_RETURN_IF_ERROR(co_await zero_part_locked(end_whole, end_bytes - end_whole));
+  co_return co_await clear_blocks_locked(
+      {first_whole >> record_.block_shift, end_whole >> record_.block_shift}, target);
+}
+
+Task<Result<void>> Volume::zero_part_locked(uint64_t offset_bytes, uint64_t length_bytes) {
+  if (presence_.state(offset_bytes >> record_.block_shift) != BlockState::data) co_return Result<void>{};
+  const std::vector<std::byte> zeroes(length_bytes);
+  co_return co_await write_locked(offset_bytes, zeroes);
+}
+
+Task<Result<void>> Volume::clear_blocks_locked(BlockSpan span, BlockState target) {
+  const LayerShape layer_shape = shape();
+  uint64_t next_block = span.begin;
+  while (next_block < span.end) {
+    // The next extents that need a change. Those without anything need one only to become allocated zeroes.
+    std::vector<uint64_t> extents;
+    const uint64_t begin_extent = next_block / limits::kBlocksPerExtent;
+    const uint64_t end_extent = divide_up(span.end, limits::kBlocksPerExtent);
+    if (target == BlockState::absent) {
+      presence_.for_each_extent(begin_extent, end_extent, [&](uint64_t extent_index, const ExtentBits&) {
+        extents.push_back(extent_index);
+        return extents.size() < kExtentsPerStep;
+      });
+    } else {
+      for (uint64_t extent = begin_extent; extent < end_extent && extents.size() < kExtentsPerStep;
+           ++extent) {
+        extents.push_back(extent);
+      }
+    }
+    if (extents.empty()) break;
+    std::deque<ClearIntent> intents;
+    std::vector<ExtentIntent*> pointers;
+    for (const uint64_t extent_index : extents) {
+      const uint64_t extent_begin = extent_index * limits::kBlocksPerExtent;
+      const uint64_t from = std::max(span.begin, extent_begin);
+      const uint64_t to = std::min(span.end, extent_begin + limits::kBlocksPerExtent);
+      intents.emplace_back(layer_shape, presence_.extent(extent_index), extent_index,
+                           static_cast<uint32_t>(from - extent_begin), static_cast<uint32_t>(to - from),
+                           target);
+      pointers.push_back(&intents.back());
+    }
+    CO_RETURN_IF_ERROR(co_await commit(std::move(pointers)));
+    next_block = (extents.back() + 1) * limits::kBlocksPerExtent;
+  }
+  co_return Result<void>{};
+}
+
+Task<Result<void>> Volume::cache(uint64_t offset_bytes, uint64_t length_bytes) {
+  // A hint; the engine's own caches fill as blocks are read.
+  co_return check_inside(offset_bytes, length_bytes, Errc::invalid);
+}
+
+Task<Result<std::vector<block::StatusExtent>>> Volume::block_status(uint64_t offset_bytes,
+                                                                    uint64_t length_bytes,
+                                                                    uint32_t extents_limit) {
+  CO_RETURN_IF_ERROR(check_inside(offset_bytes, length_bytes, Errc::invalid));
+  const uint64_t end_bytes = offset_bytes + length_bytes;
+  const BlockSpan span = span_of(offset_bytes, length_bytes);
+  std::vector<block::StatusExtent> extents;
+  presence_.for_each_run(span.begin, span.end, [&](const BlockRun& run) {
+    const uint64_t from = std::max(run.first_block << record_.block_shift, offset_bytes);
+    const uint64_t to = std::min((run.first_block + run.blocks_count) << record_.block_shift, end_bytes);
+    const block::StatusExtent extent{
+        .length_bytes = to - from,
+        .is_hole = run.state == BlockState::absent || run.state == BlockState::hole,
+        .is_zero = run.state != BlockState::data};
+    if (!extents.empty() && extents.back().is_hole == extent.is_hole &&
+        extents.back().is_zero == extent.is_zero) {
+      extents.back().length_bytes += extent.length_bytes;
+      return true;
+    }
+    if (extents.size() >= extents_limit) return false;
+    extents.push_back(extent);
+    return true;
+  });
+  co_return extents;
+}
+
+Task<Result<void>> Volume::resize(uint64_t size_bytes) {
+  const uint64_t old_size = record_.size_bytes;
+  const uint64_t kept_blocks = size_bytes >> record_.block_shift;
+  // A shrink keeps everybody out of what goes, until the record says so; later requests there find the new
+  // size.
+  RangeLock::Guard lock(locks_, kept_blocks, UINT64_MAX, RangeLock::Mode::exclusive);
+  co_await lock.acquire();
+  if (size_bytes < old_size) {
+    // Discarded before the record changes: what is left behind the end could otherwise come back with a later
+    // grow.
+    CO_RETURN_IF_ERROR(co_await clear_locked(size_bytes, old_size - size_bytes, BlockState::absent));
+  }
+  VolumeRecord record = record_;
+  record.size_bytes = size_bytes;
+  CO_RETURN_IF_ERROR(co_await commit_record(record));
+  record_ = record;
+  size_bytes_.store(size_bytes, std::memory_order_relaxed);
+  co_return Result<void>{};
+}
+
+}  // namespace fdbnbd::volume

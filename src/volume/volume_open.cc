@@ -1,0 +1,121 @@
+#include <fmt/core.h>
+
+#include <utility>
+
+#include "base/log.h"
+#include "kv/retry.h"
+#include "volume/volume.h"
+
+// How a volume's tenure begins and ends.
+
+namespace fdbnbd::volume {
+
+Task<Result<std::unique_ptr<Volume>>> Volume::open(Environment environment, std::string name,
+                                                   VolumeRecord record) {
+  std::unique_ptr<Volume> volume(new Volume(environment, std::move(name), record));
+  CO_RETURN_IF_ERROR(co_await volume->fence_.acquire());
+  volume->layer_ = volume->fence_.record().top_layer;
+  CO_RETURN_IF_ERROR(co_await volume->begin_tenure());
+  CO_RETURN_IF_ERROR(co_await volume->load_presence());
+  co_return volume;
+}
+
+template <typename Body>
+Task<Result<void>> Volume::transact_as_owner(Body& body) {
+  auto checked_body = [this, &body](kv::Transaction& transaction) { return run_as_owner(transaction, body); };
+  while (true) {
+    auto result = co_await kv::transact<void>(engine_, executor_, random_, checked_body);
+    if (result || result.error().code != Errc::unknown_result) co_return result;
+    CO_RETURN_IF_ERROR(co_await fence_.barrier());
+  }
+}
+
+template <typename Body>
+Task<Result<void>> Volume::run_as_owner(kv::Transaction& transaction, Body& body) {
+  const std::string key = keys_.fence(record_.id);
+  auto value = co_await transaction.get(key, kv::Isolation::serializable);
+  if (!value) co_return propagate(value);
+  if (!value->has_value()) co_return fail(Errc::fenced, fmt::format("volume \"{}\" has been removed", name_));
+  ASSIGN_OR_CO_RETURN(const FenceRecord fence, FenceRecord::decode(**value));
+  if (!fence.same_tenure(fence_.record())) {
+    co_return fail(Errc::fenced, fmt::format("another server has taken volume \"{}\" over", name_));
+  }
+  body(transaction, fence);
+  co_return Result<void>{};
+}
+
+Task<Result<void>> Volume::begin_tenure() {
+  const std::unique_ptr<kv::Transaction> transaction = engine_.begin(executor_);
+  const std::string layer_key = keys_.layer(layer_);
+  auto value = co_await transaction->get(layer_key, kv::Isolation::snapshot);
+  if (!value) co_return propagate(value);
+  if (!value->has_value()) {
+    co_return fail(Errc::corruption, fmt::format("volume \"{}\": its layer record is missing", name_));
+  }
+  ASSIGN_OR_CO_RETURN(const LayerRecord layer, LayerRecord::decode(**value));
+  if (layer.block_shift != record_.block_shift ||
+      layer.striping.stripes_count != record_.striping.stripes_count) {
+    co_return fail(Errc::corruption,
+                   fmt::format("volume \"{}\": its layer has another shape than the volume", name_));
+  }
+  if (layer.parent.value != 0) {
+    co_return fail(Errc::newer_format,
+                   fmt::format("volume \"{}\" has snapshots, which this program does not know", name_));
+  }
+  // From now on the usage changes; the record is written again when the tenure ends.
+  const std::string usage_key = keys_.usage(layer_);
+  auto clear_usage = [&](kv::Transaction& owned, const FenceRecord&) { owned.clear(usage_key); };
+  co_return co_await transact_as_owner(clear_usage);
+}
+
+Task<Result<void>> Volume::load_presence() {
+  std::string begin = keys_.layer_begin('B', layer_);
+  const std::string end = keys_.layer_end('B', layer_);
+  while (true) {
+    const std::unique_ptr<kv::Transaction> transaction = engine_.begin(executor_);
+    auto page = co_await transaction->get_range({begin, end}, {}, kv::Isolation::snapshot);
+    if (!page) co_return propagate(page);
+    for (const kv::KeyValue& row : page->rows) {
+      const auto extent_index = keys_.extent_of_bitmap(row.key);
+      if (!extent_index)
+        co_return fail(Errc::corruption, fmt::format("volume \"{}\": a bitmap's key is damaged", name_));
+      auto bits = ExtentBits::decode(row.value);
+      if (!bits) {
+        co_return fail(bits.error().code,
+                       fmt::format("volume \"{}\", extent {}: {}", name_, *extent_index, bits.error().what));
+      }
+      presence_.set_extent(*extent_index, *bits);
+    }
+    if (!page->more || page->rows.empty()) break;
+    begin = key_after(page->rows.back().key);
+  }
+  used_bytes_.store(presence_.data_blocks_count() << record_.block_shift, std::memory_order_relaxed);
+  co_return Result<void>{};
+}
+
+Task<Result<void>> Volume::commit_record(const VolumeRecord& record) {
+  const std::string key = keys_.volume(record.id);
+  const std::string value = record.encode();
+  auto store_record = [&](kv::Transaction& transaction, const FenceRecord&) { transaction.set(key, value); };
+  co_return co_await transact_as_owner(store_record);
+}
+
+Task<void> Volume::close() {
+  co_await commits_.idle();
+  const std::string usage_key = keys_.usage(layer_);
+  const std::string usage = UsageRecord{.data_blocks_count = presence_.data_blocks_count()}.encode();
+  const std::string fence_key = keys_.fence(record_.id);
+  auto release = [&](kv::Transaction& transaction, const FenceRecord& fence) {
+    FenceRecord free_fence = fence;
+    free_fence.owner = {};
+    transaction.set(fence_key, free_fence.encode());
+    transaction.set(usage_key, usage);
+  };
+  const Result<void> released = co_await transact_as_owner(release);
+  if (!released && released.error().code != Errc::fenced) {
+    log::warning("volume \"{}\": could not note its usage when it was closed ({}); it will be counted anew",
+                 name_, released.error().what);
+  }
+}
+
+}  // namespace fdbnbd::volume
