@@ -44,6 +44,15 @@ inline constexpr auto kSendStallTimeout = std::chrono::seconds(60);  // no byte 
 inline constexpr auto kContendedStallTimeout =
     std::chrono::seconds(5);                                        // the same while others wait for memory
 inline constexpr auto kShutdownTimeout = std::chrono::seconds(30);  // SIGTERM: to answer what is in flight
+inline constexpr int kUnixSendBufferBytes = 2 * 1024 * 1024;
+// A TCP peer that vanished without a word is noticed after about a minute.
+inline constexpr auto kKeepaliveIdle = std::chrono::seconds(30);
+inline constexpr auto kKeepaliveInterval = std::chrono::seconds(10);
+inline constexpr int kKeepaliveProbes = 3;
+inline constexpr auto kTcpUserTimeout = std::chrono::seconds(60);  // sent and not acknowledged
+inline constexpr int kListenBacklog = 1024;
+inline constexpr uint32_t kMaxActivationSockets = 64;                      // taken from the service manager
+inline constexpr auto kAcceptRetryDelay = std::chrono::milliseconds(100);  // out of descriptors or memory
 
 // Volumes.
 inline constexpr uint32_t kMaxVolumeNameBytes = 255;
