@@ -82,6 +82,9 @@ class Negotiator {
   std::string take_output();
   bool has_output() const { return !output_.empty(); }
 
+  // Bytes it holds at the moment: of the option at hand and of output not taken.
+  size_t buffered_bytes() const { return collected_.size() + output_.size(); }
+
   // While step() is query. The registry's answer continues the handshake; an error becomes a refusal of the
   // option (or the end, for EXPORT_NAME).
   const Query& query() const { return query_; }
