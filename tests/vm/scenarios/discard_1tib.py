@@ -1,0 +1,33 @@
+"""mkfs.ext4 discards all of a 1 TiB volume, makes a file system on it in sane time, and the file system works."""
+
+from vmlib.common import Failure
+
+# For 1 TiB in requests of up to 4 GiB - 1, with nothing to discard.
+DISCARD_LIMIT_S = 15
+# Nearly all of mkfs is zeros that it writes to the journal at the speed of the emulated network. The journal's default
+# size here, 1 GiB, would show nothing more than this.
+JOURNAL_MIB = 256
+MKFS_LIMIT_S = 120
+# The tree is about 45 MiB. A thin volume keeps nothing of the journal's zeros.
+STORE_LIMIT_BYTES = 150 << 20
+
+
+def run(ctx):
+    server = ctx.server("1T")
+    ctx.attach(server)
+    discard = ctx.vm.sh(f"cat /sys/block/nbd{ctx.index}/queue/discard_max_bytes").output.strip()
+    if discard == "0":
+        raise Failure("the server does not offer TRIM")
+    ctx.timed("blkdiscard", f"blkdiscard {ctx.device}", DISCARD_LIMIT_S)
+    ctx.mkfs(f"-E discard -J size={JOURNAL_MIB}", MKFS_LIMIT_S)
+    ctx.mount("-o discard")
+    ctx.copy_tree()
+    ctx.timed("fstrim", f"fstrim {ctx.mount_point}", 120)
+    ctx.verify_tree()
+    ctx.unmount()
+    ctx.fsck()
+    ctx.detach()
+    store_bytes = server.store_bytes()
+    ctx.note(f"store {store_bytes >> 20} MiB")
+    if server.keeps_zeros_out and store_bytes > STORE_LIMIT_BYTES:
+        raise Failure(f"the store takes {store_bytes >> 20} MiB, more than {STORE_LIMIT_BYTES >> 20} MiB")

@@ -1,0 +1,1 @@
+"""The parts of the kernel-client test: kernel, initramfs, machine, server, scenario context."""
