@@ -153,7 +153,7 @@ Result<Config> parse_config(std::string_view text, const std::string& file_name)
   };
   const Keys keys = {
       {"store", into<std::string>(config.store, read_store)},
-      {"listen", into<std::vector<ListenAddress>>(config.listen, read_list(parse_listen_address))},
+      {"listen", into<std::vector<net::Endpoint>>(config.listen, read_list(net::parse_endpoint))},
       {"volumes", into<std::vector<VolumeSpec>>(config.volumes, read_list(parse_volume_spec))},
       {"control", into<std::string>(config.control, read_string)},
       {"insecure", into<bool>(config.insecure, read_bool)},
@@ -167,7 +167,7 @@ Result<Config> parse_config(std::string_view text, const std::string& file_name)
                             {"connection_in_flight_bytes",
                              into<uint64_t>(config.connection_in_flight_bytes, read_bytes)},
                             {"in_flight_bytes", into<uint64_t>(config.in_flight_bytes, read_bytes)}})},
-      {"memory", sub_table("memory", {{"cache_bytes", into<uint64_t>(config.cache_bytes, read_bytes)}})},
+      {"memory", sub_table("memory", {{"store_bytes", into<uint64_t>(config.store_bytes, read_bytes)}})},
   };
   try {
     std::istringstream stream{std::string(text)};

@@ -8,7 +8,8 @@
 
 #include "base/log.h"
 #include "base/result.h"
-#include "config/address.h"
+#include "config/volume_spec.h"
+#include "net/endpoint.h"
 
 // The configuration file (TOML).
 
@@ -19,7 +20,7 @@ inline constexpr std::string_view kDefaultConfigPath = "/etc/fdb-nbd/fdb-nbd.tom
 // What a file says; what it does not say is not set. Values are checked one by one, not against each other.
 struct Config {
   std::optional<std::string> store;  // a URL
-  std::optional<std::vector<ListenAddress>> listen;
+  std::optional<std::vector<net::Endpoint>> listen;
   std::optional<std::vector<VolumeSpec>> volumes;
   std::optional<std::string> control;  // path of the control socket
   std::optional<bool> insecure;
@@ -34,7 +35,7 @@ struct Config {
   std::optional<uint64_t> in_flight_bytes;
 
   // [memory]
-  std::optional<uint64_t> cache_bytes;
+  std::optional<uint64_t> store_bytes;
 
   friend bool operator==(const Config&, const Config&) = default;
 };
