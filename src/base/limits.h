@@ -80,7 +80,8 @@ inline constexpr uint64_t kDefaultRocksMemoryBytes = 128 * kMiB;
 inline constexpr uint64_t kMinRocksMemoryBytes = 32 * kMiB;
 
 // Control socket.
-inline constexpr uint64_t kMaxControlMessageBytes = kMiB;
+inline constexpr uint64_t kMaxControlMessageBytes = kMiB;      // of a request
+inline constexpr uint64_t kMaxControlReplyBytes = 256 * kMiB;  // that a client takes
 inline constexpr uint32_t kMaxControlConnections = 64;
 
 // The longest legal META_CONTEXT request fits.

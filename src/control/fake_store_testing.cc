@@ -1,0 +1,130 @@
+#include "control/fake_store_testing.h"
+
+#include <utility>
+
+namespace fdbnbd::control {
+
+namespace {
+
+tl::unexpected<Error> no_volume(const std::string& name) {
+  return fail(Errc::not_found, "there is no volume " + name);
+}
+
+}  // namespace
+
+Task<Result<volume::VolumeInfo>> FakeStore::create(std::string name, volume::CreateOptions options) {
+  if (volumes.contains(name)) co_return fail(Errc::exists, "there is a volume " + name);
+  const volume::VolumeInfo info{.name = name,
+                                .id = volumes.size() + 1,
+                                .size_bytes = options.size_bytes,
+                                .used_bytes = 0,
+                                .block_bytes = options.block_bytes,
+                                .compression = options.compression,
+                                .created = WallTime(std::chrono::seconds(1'700'000'000)),
+                                .read_only = false,
+                                .sessions_count = 0};
+  volumes[std::move(name)] = info;
+  co_return info;
+}
+
+Task<Result<std::vector<volume::VolumeInfo>>> FakeStore::list_volumes() {
+  std::vector<volume::VolumeInfo> list;
+  for (const auto& [name, info] : volumes) list.push_back(info);
+  co_return list;
+}
+
+Task<Result<volume::VolumeInfo>> FakeStore::info(std::string name) {
+  const auto found = volumes.find(name);
+  if (found == volumes.end()) co_return no_volume(name);
+  co_return found->second;
+}
+
+Task<Result<volume::VolumeInfo>> FakeStore::resize(std::string name, uint64_t size_bytes, bool allow_shrink) {
+  const auto found = volumes.find(name);
+  if (found == volumes.end()) co_return no_volume(name);
+  if (size_bytes < found->second.size_bytes && !allow_shrink)
+    co_return fail(Errc::invalid, "it would shrink");
+  found->second.size_bytes = size_bytes;
+  co_return found->second;
+}
+
+Task<Result<void>> FakeStore::remove(std::string name) {
+  const auto found = volumes.find(name);
+  if (found == volumes.end()) co_return no_volume(name);
+  if (found->second.sessions_count > 0) co_return fail(Errc::busy, name + " is in use");
+  volumes.erase(found);
+  co_return Result<void>();
+}
+
+Task<Result<void>> FakeStore::rename(std::string name, std::string new_name) {
+  const auto found = volumes.find(name);
+  if (found == volumes.end()) co_return no_volume(name);
+  auto node = volumes.extract(found);
+  node.key() = new_name;
+  node.mapped().name = std::move(new_name);
+  volumes.insert(std::move(node));
+  co_return Result<void>();
+}
+
+Task<Result<volume::VolumeUsage>> FakeStore::usage(std::string name, volume::Progress* progress) {
+  const auto found = volumes.find(name);
+  if (found == volumes.end()) co_return no_volume(name);
+  const volume::VolumeInfo& info = found->second;
+  progress->on_progress(info.used_bytes, info.used_bytes);
+  co_return volume::VolumeUsage{.name = info.name,
+                                .size_bytes = info.size_bytes,
+                                .used_bytes = info.used_bytes,
+                                .stored_bytes = info.used_bytes / 2};
+}
+
+Task<Result<volume::CheckReport>> FakeStore::check(std::optional<std::string> name,
+                                                   volume::Progress* progress) {
+  if (name && !volumes.contains(*name)) co_return no_volume(*name);
+  progress->on_progress(512, 4096);
+  while (hold_check && !progress->cancelled()) {
+    check_waits = true;
+    check_changed.notify_all();
+    co_await check_changed.wait();
+  }
+  check_waits = false;
+  if (progress->cancelled()) {
+    check_was_cancelled = true;
+    co_return fail(Errc::cancelled, "the check was stopped");
+  }
+  co_return volume::CheckReport{.volumes_count = name ? 1 : volumes.size(),
+                                .blocks_count = 8,
+                                .findings = findings,
+                                .findings_count = findings.size()};
+}
+
+Task<Result<std::vector<block::ExportListing>>> FakeStore::list(Executor& /*executor*/) {
+  co_return std::vector<block::ExportListing>();
+}
+
+Task<Result<std::shared_ptr<block::Export>>> FakeStore::open(Executor& /*executor*/, std::string name) {
+  co_return no_volume(name);
+}
+
+Task<Result<block::ExportInfo>> FakeStore::describe(Executor& /*executor*/, std::string name) {
+  co_return no_volume(name);
+}
+
+StatusReply FakeStatus::status() {
+  return {.pid = 42,
+          .version = "1.2.3",
+          .store = "memory:",
+          .engine = "memory",
+          .started = WallTime(std::chrono::seconds(1'700'000'000)),
+          .uptime_s = 7,
+          .listen = {"tcp://127.0.0.1:10809"},
+          .control = "/run/c.sock",
+          .volumes_count = 0,
+          .volumes_open_count = 0,
+          .sessions_count = 3,
+          .requests_in_flight_count = 2,
+          .bytes_in_flight = 8192,
+          .store_bytes = 1'000'000,
+          .memory_bound_bytes = 1ULL << 30};
+}
+
+}  // namespace fdbnbd::control

@@ -1,0 +1,48 @@
+#pragma once
+
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "async/event.h"
+#include "control/service.h"
+#include "volume/store.h"
+
+namespace fdbnbd::control {
+
+// A store that remembers names and sizes, and lets a test hold its long work open.
+class FakeStore final : public volume::Store {
+ public:
+  std::map<std::string, volume::VolumeInfo> volumes;
+  std::vector<volume::CheckFinding> findings;
+  // While set, check() reports progress and waits, until it is cancelled or let go.
+  bool hold_check = false;
+  Event check_changed;  // notified when check() has begun to wait, and by the test when it may look again
+  bool check_waits = false;
+  bool check_was_cancelled = false;
+
+  Task<void> close() override { co_return; }
+  Task<Result<volume::VolumeInfo>> create(std::string name, volume::CreateOptions options) override;
+  Task<Result<std::vector<volume::VolumeInfo>>> list_volumes() override;
+  Task<Result<volume::VolumeInfo>> info(std::string name) override;
+  Task<Result<volume::VolumeInfo>> resize(std::string name, uint64_t size_bytes, bool allow_shrink) override;
+  Task<Result<void>> remove(std::string name) override;
+  Task<Result<void>> rename(std::string name, std::string new_name) override;
+  Task<Result<volume::VolumeUsage>> usage(std::string name, volume::Progress* progress) override;
+  Task<Result<volume::CheckReport>> check(std::optional<std::string> name,
+                                          volume::Progress* progress) override;
+  Task<void> wait_for_reclaim() override { co_return; }
+
+  Task<Result<std::vector<block::ExportListing>>> list(Executor& executor) override;
+  Task<Result<std::shared_ptr<block::Export>>> open(Executor& executor, std::string name) override;
+  Task<Result<block::ExportInfo>> describe(Executor& executor, std::string name) override;
+};
+
+class FakeStatus final : public StatusSource {
+ public:
+  StatusReply status() override;
+};
+
+}  // namespace fdbnbd::control

@@ -1,0 +1,152 @@
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <variant>
+#include <vector>
+
+#include "base/result.h"
+#include "volume/store.h"
+
+// The messages of the control socket: one JSON object a line (docs/control.md). Pure: text in, values out.
+
+namespace fdbnbd::control {
+
+// The "schema" of every result, and of --json.
+inline constexpr int kSchema = 1;
+
+// What a client asks, one type per verb.
+struct HelloRequest {
+  static constexpr std::string_view kVerb = "hello";
+  friend bool operator==(const HelloRequest&, const HelloRequest&) = default;
+};
+struct CreateRequest {
+  static constexpr std::string_view kVerb = "create";
+  std::string name;
+  uint64_t size_bytes = 0;
+  uint32_t block_bytes = 0;
+  volume::Compression compression = volume::Compression::none;
+  friend bool operator==(const CreateRequest&, const CreateRequest&) = default;
+};
+struct ListRequest {
+  static constexpr std::string_view kVerb = "ls";
+  friend bool operator==(const ListRequest&, const ListRequest&) = default;
+};
+struct InfoRequest {
+  static constexpr std::string_view kVerb = "info";
+  std::string name;
+  friend bool operator==(const InfoRequest&, const InfoRequest&) = default;
+};
+struct ResizeRequest {
+  static constexpr std::string_view kVerb = "resize";
+  std::string name;
+  uint64_t size_bytes = 0;
+  bool allow_shrink = false;
+  friend bool operator==(const ResizeRequest&, const ResizeRequest&) = default;
+};
+struct RemoveRequest {
+  static constexpr std::string_view kVerb = "rm";
+  std::string name;
+  friend bool operator==(const RemoveRequest&, const RemoveRequest&) = default;
+};
+struct RenameRequest {
+  static constexpr std::string_view kVerb = "mv";
+  std::string name;
+  std::string new_name;
+  friend bool operator==(const RenameRequest&, const RenameRequest&) = default;
+};
+struct UsageRequest {
+  static constexpr std::string_view kVerb = "du";
+  std::optional<std::string> name;  // all volumes where it is not given
+  friend bool operator==(const UsageRequest&, const UsageRequest&) = default;
+};
+struct CheckRequest {
+  static constexpr std::string_view kVerb = "check";
+  std::optional<std::string> name;  // everything where it is not given
+  friend bool operator==(const CheckRequest&, const CheckRequest&) = default;
+};
+struct StatusRequest {
+  static constexpr std::string_view kVerb = "status";
+  friend bool operator==(const StatusRequest&, const StatusRequest&) = default;
+};
+// The connection becomes an NBD connection behind the answer; the server speaks first.
+struct NbdRequest {
+  static constexpr std::string_view kVerb = "nbd";
+  friend bool operator==(const NbdRequest&, const NbdRequest&) = default;
+};
+
+using Request =
+    std::variant<HelloRequest, CreateRequest, ListRequest, InfoRequest, ResizeRequest, RemoveRequest,
+                 RenameRequest, UsageRequest, CheckRequest, StatusRequest, NbdRequest>;
+
+// One line with its newline. Errc::invalid where a name is not UTF-8.
+Result<std::string> encode_request(const Request& request);
+// A line without its newline. Errc::invalid for anything that is not a request of this version: no JSON
+// object, an unknown verb or field, a field that is missing or of the wrong kind.
+Result<Request> decode_request(std::string_view line);
+
+// Answers. A result is a JSON object, and is what --json prints.
+std::string encode_result(std::string_view result);
+std::string encode_error(const Error& error);
+std::string encode_progress(uint64_t done_bytes, uint64_t total_bytes);
+
+struct ProgressReport {
+  uint64_t done_bytes = 0;
+  uint64_t total_bytes = 0;
+  friend bool operator==(const ProgressReport&, const ProgressReport&) = default;
+};
+struct ResultText {
+  std::string text;  // a JSON object
+  friend bool operator==(const ResultText&, const ResultText&) = default;
+};
+using ServerMessage = std::variant<ProgressReport, ResultText, Error>;
+// A line without its newline. Errc::protocol for anything else. An error code that this version does not know
+// becomes Errc::io.
+Result<ServerMessage> decode_server_message(std::string_view line);
+
+// Results of the verbs, written and read.
+struct HelloReply {
+  int64_t pid = 0;
+  std::string version;
+  std::string store;
+  friend bool operator==(const HelloReply&, const HelloReply&) = default;
+};
+
+struct StatusReply {
+  int64_t pid = 0;
+  std::string version;
+  std::string store;   // its URL
+  std::string engine;  // "rocksdb", "memory"
+  WallTime started{};
+  uint64_t uptime_s = 0;
+  std::vector<std::string> listen;
+  std::string control;  // the socket's path; empty where there is none
+  uint64_t volumes_count = 0;
+  uint64_t volumes_open_count = 0;
+  uint64_t sessions_count = 0;  // NBD connections
+  uint64_t requests_in_flight_count = 0;
+  uint64_t bytes_in_flight = 0;
+  uint64_t store_bytes = 0;         // on disk, as far as the engine knows
+  uint64_t memory_bound_bytes = 0;  // what caches, buffers and requests in flight may take at most
+  friend bool operator==(const StatusReply&, const StatusReply&) = default;
+};
+
+std::string hello_result(const HelloReply& reply);
+std::string done_result();
+std::string volume_result(const volume::VolumeInfo& volume);
+std::string volumes_result(const std::vector<volume::VolumeInfo>& volumes);
+std::string usage_result(const std::vector<volume::VolumeUsage>& usages);
+std::string check_result(const volume::CheckReport& report);
+std::string status_result(const StatusReply& reply);
+
+// Errc::protocol where the text is not such a result.
+Result<HelloReply> read_hello(std::string_view result);
+Result<volume::VolumeInfo> read_volume(std::string_view result);
+Result<std::vector<volume::VolumeInfo>> read_volumes(std::string_view result);
+Result<std::vector<volume::VolumeUsage>> read_usage(std::string_view result);
+Result<volume::CheckReport> read_check(std::string_view result);
+Result<StatusReply> read_status(std::string_view result);
+
+}  // namespace fdbnbd::control

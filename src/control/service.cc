@@ -1,0 +1,122 @@
+#include "control/service.h"
+
+#include <utility>
+#include <variant>
+
+namespace fdbnbd::control {
+
+namespace {
+
+// The progress of one volume as a part of the progress over several, each weighed by what it stores.
+class PartProgress final : public volume::Progress {
+ public:
+  PartProgress(volume::Progress& whole, uint64_t before_bytes, uint64_t part_bytes, uint64_t total_bytes)
+      : whole_(whole), before_bytes_(before_bytes), part_bytes_(part_bytes), total_bytes_(total_bytes) {}
+
+  void on_progress(uint64_t done_bytes, uint64_t total_bytes) override {
+    const double share =
+        total_bytes == 0 ? 1.0 : static_cast<double>(done_bytes) / static_cast<double>(total_bytes);
+    whole_.on_progress(before_bytes_ + static_cast<uint64_t>(static_cast<double>(part_bytes_) * share),
+                       total_bytes_);
+  }
+  bool cancelled() const override { return whole_.cancelled(); }
+
+ private:
+  volume::Progress& whole_;
+  const uint64_t before_bytes_;
+  const uint64_t part_bytes_;
+  const uint64_t total_bytes_;
+};
+
+}  // namespace
+
+Task<Result<std::string>> Service::handle(Request request, volume::Progress& progress) {
+  return std::visit([&](auto& one) { return carry_out(std::move(one), progress); }, request);
+}
+
+Task<Result<std::string>> Service::carry_out(HelloRequest /*request*/, volume::Progress& /*progress*/) {
+  StatusReply status = source_.status();
+  co_return hello_result(
+      {.pid = status.pid, .version = std::move(status.version), .store = std::move(status.store)});
+}
+
+Task<Result<std::string>> Service::carry_out(CreateRequest request, volume::Progress& /*progress*/) {
+  const volume::CreateOptions options{.size_bytes = request.size_bytes,
+                                      .block_bytes = request.block_bytes,
+                                      .compression = request.compression};
+  ASSIGN_OR_CO_RETURN(const volume::VolumeInfo volume,
+                      co_await store_.create(std::move(request.name), options));
+  co_return volume_result(volume);
+}
+
+Task<Result<std::string>> Service::carry_out(ListRequest /*request*/, volume::Progress& /*progress*/) {
+  ASSIGN_OR_CO_RETURN(const auto volumes, co_await store_.list_volumes());
+  co_return volumes_result(volumes);
+}
+
+Task<Result<std::string>> Service::carry_out(InfoRequest request, volume::Progress& /*progress*/) {
+  ASSIGN_OR_CO_RETURN(const volume::VolumeInfo volume, co_await store_.info(std::move(request.name)));
+  co_return volume_result(volume);
+}
+
+Task<Result<std::string>> Service::carry_out(ResizeRequest request, volume::Progress& /*progress*/) {
+  ASSIGN_OR_CO_RETURN(
+      const volume::VolumeInfo volume,
+      co_await store_.resize(std::move(request.name), request.size_bytes, request.allow_shrink));
+  co_return volume_result(volume);
+}
+
+Task<Result<std::string>> Service::carry_out(RemoveRequest request, volume::Progress& /*progress*/) {
+  CO_RETURN_IF_ERROR(co_await store_.remove(std::move(request.name)));
+  co_return done_result();
+}
+
+Task<Result<std::string>> Service::carry_out(RenameRequest request, volume::Progress& /*progress*/) {
+  CO_RETURN_IF_ERROR(co_await store_.rename(std::move(request.name), std::move(request.new_name)));
+  co_return done_result();
+}
+
+Task<Result<std::string>> Service::carry_out(UsageRequest request, volume::Progress& progress) {
+  std::vector<volume::VolumeUsage> usages;
+  if (request.name) {
+    ASSIGN_OR_CO_RETURN(volume::VolumeUsage usage,
+                        co_await store_.usage(std::move(*request.name), &progress));
+    usages.push_back(std::move(usage));
+    co_return usage_result(usages);
+  }
+  ASSIGN_OR_CO_RETURN(const auto volumes, co_await store_.list_volumes());
+  uint64_t total_bytes = 0;
+  for (const auto& volume : volumes) total_bytes += volume.used_bytes;
+  uint64_t before_bytes = 0;
+  for (const auto& volume : volumes) {
+    PartProgress part(progress, before_bytes, volume.used_bytes, total_bytes);
+    auto usage = co_await store_.usage(volume.name, &part);
+    before_bytes += volume.used_bytes;
+    if (usage) {
+      usages.push_back(std::move(*usage));
+    } else if (usage.error().code != Errc::not_found) {  // removed meanwhile
+      co_return propagate(usage);
+    }
+  }
+  co_return usage_result(usages);
+}
+
+Task<Result<std::string>> Service::carry_out(CheckRequest request, volume::Progress& progress) {
+  ASSIGN_OR_CO_RETURN(const volume::CheckReport report,
+                      co_await store_.check(std::move(request.name), &progress));
+  co_return check_result(report);
+}
+
+Task<Result<std::string>> Service::carry_out(StatusRequest /*request*/, volume::Progress& /*progress*/) {
+  ASSIGN_OR_CO_RETURN(const auto volumes, co_await store_.list_volumes());
+  StatusReply status = source_.status();
+  status.volumes_count = volumes.size();
+  for (const auto& volume : volumes) status.volumes_open_count += volume.sessions_count > 0 ? 1 : 0;
+  co_return status_result(status);
+}
+
+Task<Result<std::string>> Service::carry_out(NbdRequest /*request*/, volume::Progress& /*progress*/) {
+  co_return fail(Errc::not_supported, "the verb \"nbd\" needs a connection");
+}
+
+}  // namespace fdbnbd::control
