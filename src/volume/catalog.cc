@@ -33,7 +33,7 @@ Result<void> check_size(uint64_t size_bytes) {
 
 }  // namespace
 
-Task<Result<std::unique_ptr<Store>>> Store::open(kv::Engine& engine, Executor& home, Options options) {
+Task<Result<std::unique_ptr<Store>>> open_store(kv::Engine& engine, Executor& home, Store::Options options) {
   auto catalog = std::make_unique<Catalog>(engine, home, std::move(options));
   CO_RETURN_IF_ERROR(co_await catalog->start());
   co_return std::unique_ptr<Store>(std::move(catalog));

@@ -38,7 +38,7 @@ ByteView WriteSource::block(uint64_t index) const {
 }
 
 WriteIntent::WriteIntent(const LayerShape& shape, const WriteSource& source, const ExtentBits& before,
-                         uint64_t first_block, uint32_t count)
+                         uint64_t first_block, uint32_t count, BlockState zero_state)
     : ExtentIntent(shape, first_block / limits::kBlocksPerExtent,
                    static_cast<uint32_t>(first_block % limits::kBlocksPerExtent), count),
       source_(source) {
@@ -49,7 +49,7 @@ WriteIntent::WriteIntent(const LayerShape& shape, const WriteSource& source, con
     const bool was_stored = before.state(first_ + i) == BlockState::data;
     zero_mask_ |= uint64_t{is_zero} << i;
     stored_mask_ |= uint64_t{was_stored} << i;
-    after.set_state(first_ + i, is_zero ? BlockState::absent : BlockState::data);
+    after.set_state(first_ + i, is_zero ? zero_state : BlockState::data);
     if (is_zero && !was_stored) continue;
     ++mutations_count;
     estimated_bytes += kRowOverheadBytes + (is_zero ? 0 : shape.block_bytes);

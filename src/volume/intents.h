@@ -75,10 +75,11 @@ struct WriteSource {
 // Writes whole blocks; those that are all zero are not stored.
 class WriteIntent final : public ExtentIntent {
  public:
-  // At most kBlocks blocks of one extent. `source` is kept by the caller.
+  // At most kBlocks blocks of one extent; those that are all zero get `zero_state` (absent or zero). `source`
+  // is kept by the caller.
   static constexpr uint32_t kBlocks = 64;
   WriteIntent(const LayerShape& shape, const WriteSource& source, const ExtentBits& before,
-              uint64_t first_block, uint32_t count);
+              uint64_t first_block, uint32_t count, BlockState zero_state);
 
   void apply(kv::Transaction& transaction) override;
 

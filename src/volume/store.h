@@ -94,10 +94,6 @@ class Store : public block::ExportRegistry {
     uint64_t seed = 0;
   };
 
-  // Opens the store over `engine` (which must outlive it), or makes an empty one: checks the format version.
-  // Errc::newer_format where a newer program wrote it, Errc::corruption where its header makes no sense.
-  static Task<Result<std::unique_ptr<Store>>> open(kv::Engine& engine, Executor& home, Options options);
-
   // Every open export must have been let go. Writes what is kept in memory only (usage) and lets the volumes
   // go.
   virtual Task<void> close() = 0;
@@ -129,5 +125,10 @@ class Store : public block::ExportRegistry {
   // Where the background work stands: resolves when all removed volumes are reclaimed.
   virtual Task<void> wait_for_reclaim() = 0;
 };
+
+// Opens the store over `engine` (which must outlive it), or makes an empty one: checks the format version.
+// Errc::newer_format where a newer program wrote it, Errc::corruption where its header makes no sense. On the
+// thread of `home`.
+Task<Result<std::unique_ptr<Store>>> open_store(kv::Engine& engine, Executor& home, Store::Options options);
 
 }  // namespace fdbnbd::volume

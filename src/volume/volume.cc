@@ -121,13 +121,13 @@ Task<Result<void>> Volume::write(uint64_t offset_bytes, ByteView data, block::Wr
     RangeLock::Guard lock(locks_, span.begin, span.end, RangeLock::Mode::exclusive);
     co_await lock.acquire();
     CO_RETURN_IF_ERROR(check_inside(offset_bytes, data.size(), Errc::past_end));
-    CO_RETURN_IF_ERROR(co_await write_locked(offset_bytes, data));
+    CO_RETURN_IF_ERROR(co_await write_locked(offset_bytes, data, BlockState::absent));
   }
   if (options.fua) co_return co_await flush();
   co_return Result<void>{};
 }
 
-Task<Result<void>> Volume::write_locked(uint64_t offset_bytes, ByteView data) {
+Task<Result<void>> Volume::write_locked(uint64_t offset_bytes, ByteView data, BlockState zero_state) {
   const uint64_t end_bytes = offset_bytes + data.size();
   const uint64_t block_mask = record_.block_bytes() - 1;
   const BlockSpan span = span_of(offset_bytes, data.size());
@@ -161,7 +161,7 @@ Task<Result<void>> Volume::write_locked(uint64_t offset_bytes, ByteView data) {
     const uint64_t extent_end = (extent_index + 1) * limits::kBlocksPerExtent;
     const uint64_t count = std::min({blocks_per_intent, span.end - block, extent_end - block});
     intents.emplace_back(layer_shape, source, presence_.extent(extent_index), block,
-                         static_cast<uint32_t>(count));
+                         static_cast<uint32_t>(count), zero_state);
     pointers.push_back(&intents.back());
     block += count;
   }
@@ -228,21 +228,27 @@ Task<Result<void>> Volume::clear_locked(uint64_t offset_bytes, uint64_t length_b
     // No whole block, but maybe parts of two.
     const uint64_t middle = std::min(first_whole, end_bytes);
     if (offset_bytes < middle)
-      CO_RETURN_IF_ERROR(co_await zero_part_locked(offset_bytes, middle - offset_bytes));
-    if (middle < end_bytes) CO_RETURN_IF_ERROR(co_await zero_part_locked(middle, end_bytes - middle));
+      CO_RETURN_IF_ERROR(co_await zero_part_locked(offset_bytes, middle - offset_bytes, target));
+    if (middle < end_bytes) CO_RETURN_IF_ERROR(co_await zero_part_locked(middle, end_bytes - middle, target));
     co_return Result<void>{};
   }
   if (offset_bytes < first_whole)
-    CO_RETURN_IF_ERROR(co_await zero_part_locked(offset_bytes, first_whole - offset_bytes));
-  if (end_whole < end_bytes) CO_RETURN_IF_ERROR(co_await zero_part_locked(end_whole, end_bytes - end_whole));
+    CO_RETURN_IF_ERROR(co_await zero_part_locked(offset_bytes, first_whole - offset_bytes, target));
+  if (end_whole < end_bytes)
+    CO_RETURN_IF_ERROR(co_await zero_part_locked(end_whole, end_bytes - end_whole, target));
   co_return co_await clear_blocks_locked(
       {first_whole >> record_.block_shift, end_whole >> record_.block_shift}, target);
 }
 
-Task<Result<void>> Volume::zero_part_locked(uint64_t offset_bytes, uint64_t length_bytes) {
-  if (presence_.state(offset_bytes >> record_.block_shift) != BlockState::data) co_return Result<void>{};
-  const std::vector<std::byte> zeroes(length_bytes);
-  co_return co_await write_locked(offset_bytes, zeroes);
+Task<Result<void>> Volume::zero_part_locked(uint64_t offset_bytes, uint64_t length_bytes, BlockState target) {
+  const uint64_t block = offset_bytes >> record_.block_shift;
+  if (presence_.state(block) == BlockState::data) {
+    const std::vector<std::byte> zeroes(length_bytes);
+    co_return co_await write_locked(offset_bytes, zeroes, target);
+  }
+  // It reads as zero already, but a part of it must not be a hole any more.
+  if (target == BlockState::zero) co_return co_await clear_blocks_locked({block, block + 1}, target);
+  co_return Result<void>{};
 }
 
 Task<Result<void>> Volume::clear_blocks_locked(BlockSpan span, BlockState target) {

@@ -98,12 +98,13 @@ class Volume final : public block::Export {
   // The *_locked functions need the range lock on the blocks they touch.
   Task<Result<std::vector<block::ReadSegment>>> read_locked(uint64_t offset_bytes, MutableByteView into);
   Task<Result<std::vector<std::byte>>> read_block_locked(uint64_t block);
-  Task<Result<void>> write_locked(uint64_t offset_bytes, ByteView data);
+  // Blocks that end up all zero get `zero_state`: absent or zero.
+  Task<Result<void>> write_locked(uint64_t offset_bytes, ByteView data, BlockState zero_state);
   Task<Result<void>> clear_locked(uint64_t offset_bytes, uint64_t length_bytes, BlockState target);
   // Whole blocks, in steps of limited size.
   Task<Result<void>> clear_blocks_locked(BlockSpan span, BlockState target);
   // Writes zeroes to a part of one block, where the block holds anything.
-  Task<Result<void>> zero_part_locked(uint64_t offset_bytes, uint64_t length_bytes);
+  Task<Result<void>> zero_part_locked(uint64_t offset_bytes, uint64_t length_bytes, BlockState target);
 
   Task<Result<void>> clear(uint64_t offset_bytes, uint64_t length_bytes, BlockState target, Errc past_end,
                            bool fua);
