@@ -23,7 +23,7 @@ std::shared_ptr<MemoryDisk> make_memory_disk();
 
 struct MemoryOptions {
   // Null: a new, empty one.
-  std::shared_ptr<MemoryDisk> disk;
+  std::shared_ptr<MemoryDisk> disk = nullptr;
 
   // How far back reads and conflicts reach: a read version that is further behind the newest one is too old.
   Version read_window_versions = 1'000'000;

@@ -13,7 +13,7 @@ namespace fdbnbd::kv {
 
 struct RocksOptions {
   // The store's directory. It is made where it is missing, its parent is not.
-  std::string path;
+  std::string path = {};
   bool create_if_missing = true;
 
   // Bound of the block cache and the write buffers together; at least limits::kMinRocksMemoryBytes.
@@ -21,7 +21,7 @@ struct RocksOptions {
 
   // Rows whose key has one of `bulk_tags` behind `key_prefix` hold large values (4 KiB and more) that are not
   // worth compressing again: they are stored apart from the others. Must not change once rows are stored.
-  std::string key_prefix;
+  std::string key_prefix = {};
   std::string bulk_tags = "D";
 };
 

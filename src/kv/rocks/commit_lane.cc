@@ -1,0 +1,144 @@
+#include "kv/rocks/commit_lane.h"
+
+#include <fmt/core.h>
+#include <sys/statvfs.h>
+
+#include "base/assert.h"
+#include "base/clock.h"
+#include "base/limits.h"
+#include "base/log.h"
+#include "kv/rocks/group_batch.h"
+#include "kv/rocks/rocks_errors.h"
+
+namespace fdbnbd::kv {
+
+namespace {
+
+// What goes into one entry of the log.
+constexpr uint64_t kMaxGroupBytes = 4 * limits::kMiB;
+// After the disk was full: how often, and with how much free space, to try to go on.
+constexpr Duration kResumeInterval = std::chrono::milliseconds(250);
+constexpr uint64_t kMinFreeBytes = 16 * limits::kMiB;
+// Range tombstones that a memtable may hold before it is written out: reads sort them again after each one.
+constexpr size_t kMaxTombstonesInMemory = 256;
+
+}  // namespace
+
+CommitLane::CommitLane(RocksStore& store)
+    : store_(store),
+      resolver_(limits::kMaxResolverEntries),
+      last_version_(store.last_version()),
+      lane_("rocks commit", [this](Commits commits) { process(commits); }) {}
+
+void CommitLane::process(Commits commits) {
+  while (!commits.empty()) commits = commits.subspan(commit_group(commits));
+}
+
+size_t CommitLane::commit_group(Commits commits) {
+  GroupBatch group(store_);
+  size_t group_size = 0;
+  uint64_t bytes = 0;
+  while (group_size < commits.size() && (group_size == 0 || bytes < kMaxGroupBytes)) {
+    bytes += commits[group_size]->mutations.bytes();
+    group.expect(commits[group_size++]->mutations);
+  }
+
+  std::vector<Result<Version>> results;
+  results.reserve(group_size);
+  while (results.size() < group_size) {
+    const PendingCommit& commit = *commits[results.size()];
+    if (Result<void> judged = judge(commit); !judged) {
+      results.emplace_back(propagate(judged));
+      continue;
+    }
+    if (Result<void> added = group.add(commit.mutations); !added) {
+      results.emplace_back(propagate(added));
+      break;  // the others see the batch as it is written, in a group of their own
+    }
+    ++last_version_;
+    record_conflicts(commit.mutations, last_version_);
+    results.emplace_back(last_version_);
+  }
+
+  const rocksdb::Status written = write(group.batch());
+  if (written.ok()) {
+    store_.publish(last_version_);
+    writes_count_.fetch_add(1, std::memory_order_acq_rel);
+    note_tombstones(group.bulk_tombstones_count());
+  } else {
+    Error error = error_of(written, fmt::format("store {}: a commit failed", store_.path()));
+    if (error.code != Errc::no_space) error.code = Errc::io;
+    for (Result<Version>& result : results)
+      if (result) result = tl::unexpected(error);
+  }
+  for (size_t i = 0; i < results.size(); ++i) commits[i]->done.complete(std::move(results[i]));
+  return results.size();
+}
+
+Result<void> CommitLane::judge(const PendingCommit& commit) const {
+  if (store_.sync_failed)
+    return fail(Errc::io, fmt::format("store {}: a sync failed before; restart the server", store_.path()));
+  if (!commit.read_version || commit.read_conflicts.empty()) return {};
+  if (*commit.read_version < resolver_.oldest_version())
+    return fail(Errc::unavailable, "the read version is too old to commit at");
+  if (*commit.read_version > last_version_)
+    return fail(Errc::unavailable, "the read version is not reached yet");
+  for (const auto& [begin, end] : commit.read_conflicts)
+    if (resolver_.changed_since({begin, end}, *commit.read_version))
+      return fail(Errc::conflict, "a key that was read changed before the commit");
+  return {};
+}
+
+void CommitLane::record_conflicts(const MutationList& mutations, Version version) {
+  for (size_t i = 0; i < mutations.size(); ++i) {
+    const Mutation mutation = mutations[i];
+    if (!mutation.conflicts) continue;
+    if (mutation.kind == MutationKind::clear_range) {
+      resolver_.record({mutation.key, mutation.value}, version);
+    } else {
+      resolver_.record({mutation.key, key_after(mutation.key)}, version);
+    }
+  }
+}
+
+rocksdb::Status CommitLane::write(rocksdb::WriteBatch& batch) {
+  if (batch.Count() == 0) return rocksdb::Status::OK();
+  if (out_of_space_) try_to_resume();
+  const rocksdb::Status written = store_.db().Write(rocksdb::WriteOptions(), &batch);
+  if (!written.ok() && errc_of(written) == Errc::no_space) {
+    if (!out_of_space_)
+      log::error("store {}: the disk is full; writes fail until there is room", store_.path());
+    out_of_space_ = true;
+  } else if (written.ok() && out_of_space_) {
+    log::info("store {}: there is room on the disk again; writes go on", store_.path());
+    out_of_space_ = false;
+  }
+  return written;
+}
+
+// RocksDB refuses all writes once the disk was full, until it is told to go on: it then writes out what it
+// has in memory, which needs room itself.
+void CommitLane::try_to_resume() {
+  const MonotonicTime now = system_clock().now();
+  if (now < next_resume_) return;
+  next_resume_ = now + kResumeInterval;
+  struct statvfs space{};
+  if (statvfs(store_.path().c_str(), &space) != 0) return;
+  if (uint64_t{space.f_bavail} * space.f_frsize < kMinFreeBytes) return;
+  const rocksdb::Status resumed = store_.db().Resume();
+  if (!resumed.ok()) log::warning("store {}: cannot go on yet: {}", store_.path(), resumed.ToString());
+}
+
+void CommitLane::note_tombstones(size_t added_count) {
+  tombstones_in_memory_ += added_count;
+  if (tombstones_in_memory_ < kMaxTombstonesInMemory) return;
+  tombstones_in_memory_ = 0;
+  rocksdb::FlushOptions options;
+  options.wait = false;
+  options.allow_write_stall = true;
+  const rocksdb::Status flushed = store_.db().Flush(options, store_.family(Family::bulk));
+  if (!flushed.ok())
+    log::warning("store {}: writing out tombstones failed: {}", store_.path(), flushed.ToString());
+}
+
+}  // namespace fdbnbd::kv

@@ -1,0 +1,53 @@
+#pragma once
+
+#include <rocksdb/write_batch.h>
+
+#include <map>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "base/result.h"
+#include "kv/mutations.h"
+#include "kv/rocks/rocks_store.h"
+
+namespace fdbnbd::kv {
+
+// Turns the mutations of several transactions into one batch of RocksDB. What depends on earlier rows (bit
+// operations, range clears) sees the store and what stands before it in the batch. The mutations must live as
+// long as this.
+class GroupBatch {
+ public:
+  explicit GroupBatch(RocksStore& store) : store_(store) {}
+
+  // Tells that `mutations` will be added; before the first add().
+  void expect(const MutationList& mutations);
+
+  // Appends all of `mutations`, which were expected. On failure (the store could not be read) the batch is as
+  // it was before the call, and nothing may be added any more.
+  Result<void> add(const MutationList& mutations);
+
+  rocksdb::WriteBatch& batch() { return batch_; }
+  // Range tombstones in the family of bulk rows.
+  size_t bulk_tombstones_count() const { return bulk_tombstones_count_; }
+
+ private:
+  Result<void> add_one(const Mutation& mutation);
+  void clear_part(const RangePart& part);
+  Result<std::optional<std::string>> read(std::string_view key, Family family);
+  void put(std::string_view key, Family family, std::string_view value);
+  void remove(std::string_view key, Family family);
+
+  RocksStore& store_;
+  rocksdb::WriteBatch batch_;
+  // The families of which something in the batch looks back at what stands before it.
+  bool looks_back_[kFamiliesCount] = {};
+  // What the batch changed so far in them.
+  std::map<std::string, std::optional<std::string>, std::less<>> overlay_;
+  std::vector<std::pair<std::string, std::string>> cleared_;
+  size_t bulk_tombstones_count_ = 0;
+};
+
+}  // namespace fdbnbd::kv

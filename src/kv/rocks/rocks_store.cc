@@ -1,0 +1,217 @@
+#include "kv/rocks/rocks_store.h"
+
+#include <dirent.h>
+#include <fcntl.h>
+#include <fmt/core.h>
+#include <rocksdb/listener.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <filesystem>
+#include <system_error>
+#include <thread>
+#include <vector>
+
+#include "base/log.h"
+#include "kv/rocks/rocks_config.h"
+#include "kv/rocks/rocks_errors.h"
+
+namespace fdbnbd::kv {
+
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr mode_t kDirectoryMode = 0700;
+
+// States that a snapshot may turn out to be: those of the last moments.
+constexpr size_t kMaxPublished = 64;
+
+// Keeps the store writable when a compaction meets a damaged file. The rows in it are reported as unreadable
+// when they are read; a store that refuses all writes for one of them would help nobody.
+class DamageListener final : public rocksdb::EventListener {
+ public:
+  void OnBackgroundError(rocksdb::BackgroundErrorReason reason, rocksdb::Status* error) override {
+    if (reason != rocksdb::BackgroundErrorReason::kCompaction || !error->IsCorruption()) return;
+    if (!reported_.exchange(true))
+      log::error("the store is damaged, and space in it is not reclaimed until that is repaired: {}",
+                 error->ToString());
+    *error = rocksdb::Status::OK();
+  }
+
+ private:
+  std::atomic<bool> reported_ = false;
+};
+
+Errc errc_of_errno(int error) {
+  switch (error) {
+    case EACCES:
+    case EPERM:
+    case EROFS:
+      return Errc::permission;
+    case ENOENT:
+      return Errc::not_found;
+    case ENOSPC:
+    case EDQUOT:
+      return Errc::no_space;
+    case EWOULDBLOCK:
+      return Errc::busy;
+    case ENOTDIR:
+      return Errc::invalid;
+    default:
+      return Errc::io;
+  }
+}
+
+tl::unexpected<Error> fail_errno(std::string_view path, int error) {
+  return fail(errc_of_errno(error), fmt::format("store {}: {}", path, std::strerror(error)));
+}
+
+Result<FileDescriptor> open_directory(const RocksOptions& options) {
+  if (options.create_if_missing && mkdir(options.path.c_str(), kDirectoryMode) != 0 && errno != EEXIST) {
+    if (errno == ENOENT)
+      return fail(Errc::not_found,
+                  fmt::format("store {}: the parent directory does not exist", options.path));
+    return fail_errno(options.path, errno);
+  }
+  FileDescriptor directory(::open(options.path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  if (directory.get() < 0) return fail_errno(options.path, errno);
+  if (access(options.path.c_str(), R_OK | W_OK | X_OK) != 0) return fail_errno(options.path, errno);
+  if (flock(directory.get(), LOCK_EX | LOCK_NB) != 0) {
+    if (errno == EWOULDBLOCK)
+      return fail(Errc::busy, fmt::format("store {}: another process has it open", options.path));
+    // Some file systems have no such locks; RocksDB's own lock file is left.
+    log::debug("store {}: cannot lock the directory: {}", options.path, std::strerror(errno));
+  }
+  return directory;
+}
+
+// RocksDB makes a new store wherever it finds no CURRENT file, and removes what it takes for leftovers. Here
+// that needs a directory without anything that could be data.
+Result<void> check_contents(const RocksOptions& options) {
+  std::error_code error;
+  bool is_empty = true;
+  for (auto entry = fs::directory_iterator(options.path, error); !error && entry != fs::directory_iterator();
+       entry.increment(error)) {
+    const std::string name = entry->path().filename();
+    if (name == "CURRENT") return {};
+    const std::string extension = entry->path().extension();
+    if (extension == ".sst" || extension == ".blob" || extension == ".log")
+      return fail(Errc::corruption,
+                  fmt::format("store {}: the file CURRENT is missing, but {} is there", options.path, name));
+    // What a creation that was cut short leaves, and the server's own files.
+    const bool expected = name == "LOCK" || name == "IDENTITY" || name.starts_with("LOG") ||
+                          name.starts_with("MANIFEST-") || name.starts_with("OPTIONS-") ||
+                          name.starts_with("control.") || name == "lost+found" || extension == ".dbtmp";
+    is_empty = is_empty && expected;
+  }
+  if (error) return fail_errno(options.path, error.value());
+  if (!is_empty)
+    return fail(Errc::invalid,
+                fmt::format("{}: the directory is not empty and holds no store", options.path));
+  if (!options.create_if_missing)
+    return fail(Errc::not_found, fmt::format("store {}: there is none in this directory", options.path));
+  return {};
+}
+
+}  // namespace
+
+FileDescriptor::~FileDescriptor() {
+  if (fd_ >= 0) ::close(fd_);
+}
+
+RocksStore::RocksStore(const RocksOptions& options, FileDescriptor lock)
+    : path_(options.path),
+      memory_bytes_(options.memory_bytes),
+      router_(options.key_prefix, options.bulk_tags),
+      lock_(std::move(lock)) {}
+
+Result<std::unique_ptr<RocksStore>> RocksStore::open(const RocksOptions& options) {
+  if (options.memory_bytes < limits::kMinRocksMemoryBytes)
+    return fail(Errc::invalid, fmt::format("store {}: it needs at least {} bytes of memory", options.path,
+                                           limits::kMinRocksMemoryBytes));
+  ASSIGN_OR_RETURN(FileDescriptor lock, open_directory(options));
+  RETURN_IF_ERROR(check_contents(options));
+  std::unique_ptr<RocksStore> store(new RocksStore(options, std::move(lock)));
+
+  StoreConfig config = make_store_config(options.memory_bytes);
+  config.db.create_if_missing = options.create_if_missing;
+  config.db.listeners.push_back(std::make_shared<DamageListener>());
+  const std::string doing = fmt::format("store {}", options.path);
+
+  std::vector<std::string> present;
+  const rocksdb::Status listed = rocksdb::DB::ListColumnFamilies(config.db, options.path, &present);
+  std::vector<rocksdb::ColumnFamilyDescriptor> descriptors;
+  for (const Family family : {Family::meta, Family::bulk})
+    descriptors.emplace_back(family_name(family), config.families[static_cast<size_t>(family)]);
+  if (listed.ok()) {
+    for (const std::string& name : present)
+      if (name != family_name(Family::meta) && name != family_name(Family::bulk))
+        return fail(Errc::newer_format,
+                    fmt::format("store {}: it has a part \"{}\" that this version does not know",
+                                options.path, name));
+  }
+
+  rocksdb::DB* db = nullptr;
+  std::vector<rocksdb::ColumnFamilyHandle*> handles;
+  const rocksdb::Status opened = rocksdb::DB::Open(config.db, options.path, descriptors, &handles, &db);
+  if (!opened.ok()) {
+    Error error = error_of(opened, doing);
+    // An existing store is never "not found": files of it are missing.
+    if (error.code == Errc::not_found || error.code == Errc::invalid) error.code = Errc::corruption;
+    if (opened.IsIOError() && opened.ToString().find("While lock file") != std::string::npos)
+      return fail(Errc::busy, fmt::format("store {}: another process has it open", options.path));
+    return tl::unexpected(std::move(error));
+  }
+  store->db_.reset(db);
+  std::copy(handles.begin(), handles.end(), store->families_);
+  store->publish(store->last_version());
+  db->GetEnv()->LowerThreadPoolCPUPriority(rocksdb::Env::LOW);
+  return store;
+}
+
+void RocksStore::publish(Version version) {
+  {
+    const std::lock_guard lock(published_mutex_);
+    const rocksdb::SequenceNumber sequence = db_->GetLatestSequenceNumber();
+    if (!published_.empty() && published_.back().sequence == sequence) {
+      published_.back().version = version;  // the write changed nothing
+    } else {
+      published_.push_back({sequence, version});
+    }
+    if (published_.size() > kMaxPublished) published_.pop_front();
+  }
+  last_version_.store(version, std::memory_order_release);
+}
+
+RocksStore::State RocksStore::take_snapshot() {
+  while (true) {
+    const rocksdb::Snapshot* const snapshot = db_->GetSnapshot();
+    {
+      const std::lock_guard lock(published_mutex_);
+      for (const Published& published : published_)
+        if (published.sequence == snapshot->GetSequenceNumber()) return {snapshot, published.version};
+    }
+    // A write is done and not published yet; it will be in a moment.
+    db_->ReleaseSnapshot(snapshot);
+    std::this_thread::yield();
+  }
+}
+
+RocksStore::~RocksStore() {
+  if (!db_) return;
+  if (!sync_failed) {
+    const rocksdb::Status synced = db_->SyncWAL();
+    if (!synced.ok()) log::error("store {}: the last sync failed: {}", path_, synced.ToString());
+  }
+  for (rocksdb::ColumnFamilyHandle* const family : families_)
+    if (family != nullptr) db_->DestroyColumnFamilyHandle(family);
+  const rocksdb::Status closed = db_->Close();
+  if (!closed.ok()) log::error("store {}: closing it failed: {}", path_, closed.ToString());
+}
+
+}  // namespace fdbnbd::kv
