@@ -433,7 +433,8 @@ def fio(*options, uri):
     engines = tool("fio", "--enghelp").stdout
     if "nbd" not in engines.split():
         raise Skip("fio has no NBD engine here")
-    out = tool("fio", "--name=verify", "--ioengine=nbd", f"--uri={uri}", "--output-format=json", "--verify_fatal=1", *options)
+    out = tool("fio", "--name=verify", "--ioengine=nbd", f"--uri={uri}", "--output-format=json", "--verify_fatal=1",
+               "--verify_state_save=0", *options)
     for job in json.loads(out.stdout[out.stdout.index("{"):])["jobs"]:
         expect_equal("errors of a fio job", (job["error"], job["total_err"] if "total_err" in job else 0), (0, 0))
 
