@@ -32,7 +32,7 @@ ScriptedRegistry registry_of(uint8_t settings) {
   if ((settings & 8) != 0) registry.failures[""] = {Errc::io, "no list"};
   if ((settings & 16) != 0) {
     info.description.assign(6000, 'd');
-    for (int index = 0; index < 40; ++index) {
+    for (int index = 0; index < 20; ++index) {
       info.name = "volume" + std::to_string(index);
       registry.exports.push_back(info);
     }
