@@ -6,9 +6,7 @@
 #include <string_view>
 #include <vector>
 
-#include "async/run_loop.h"
 #include "async/scope.h"
-#include "async/sim_loop.h"
 #include "base/limits.h"
 #include "kv/mutations.h"
 
@@ -18,28 +16,10 @@ std::string conformance_subject_name(const testing::TestParamInfo<ConformanceSub
   return info.param.name;
 }
 
-void EngineConformance::run(uint64_t seed, const std::function<Task<void>(Executor&)>& task) const {
-  SCOPED_TRACE("seed " + std::to_string(seed));
-  if (GetParam().simulated) {
-    SimLoop loop(seed);
-    loop.run(task(loop));
-  } else {
-    RunLoop loop;
-    loop.run(task(loop));
-  }
-}
-
 namespace {
 
 using namespace std::string_literals;
 using Rows = std::vector<KeyValue>;
-
-// gtest's own assertions cannot leave a coroutine.
-#define CO_REQUIRE(condition)                           \
-  if (!(condition)) {                                   \
-    ADD_FAILURE() << "required and false: " #condition; \
-    co_return;                                          \
-  }
 
 Task<void> put(Executor& executor, Engine& engine, std::string key, std::string value) {
   const auto transaction = engine.begin(executor);

@@ -4,6 +4,7 @@
 
 #include <functional>
 #include <memory>
+#include <ostream>
 #include <string>
 
 #include "async/executor.h"
@@ -14,7 +15,19 @@
 //   INSTANTIATE_TEST_SUITE_P(Memory, EngineConformance, testing::Values(ConformanceSubject{...}),
 //                            conformance_subject_name);
 
+// gtest's own assertions cannot leave a coroutine.
+#define CO_REQUIRE(condition)                           \
+  if (!(condition)) {                                   \
+    ADD_FAILURE() << "required and false: " #condition; \
+    co_return;                                          \
+  }
+
 namespace fdbnbd::kv {
+
+// How gtest shows a row.
+inline void PrintTo(const KeyValue& row, std::ostream* out) {
+  *out << testing::PrintToString(row.key) << ": " << testing::PrintToString(row.value);
+}
 
 struct ConformanceSubject {
   std::string name;
@@ -23,6 +36,9 @@ struct ConformanceSubject {
   // Whether everything runs on the caller's thread, so that a simulated loop can drive it.
   bool simulated = false;
 };
+inline void PrintTo(const ConformanceSubject& subject, std::ostream* out) {
+  *out << subject.name;
+}
 
 std::string conformance_subject_name(const testing::TestParamInfo<ConformanceSubject>& info);
 
@@ -32,6 +48,9 @@ class EngineConformance : public testing::TestWithParam<ConformanceSubject> {
   std::unique_ptr<Engine> open(uint64_t seed = 1) const { return GetParam().open(seed); }
   // Runs `task`: on a seeded loop where the subject allows it, else on a real one.
   void run(uint64_t seed, const std::function<Task<void>(Executor&)>& task) const;
+  // Runs `task` on several threads at once, each with a loop and a number of its own; one after the other's
+  // steps on a simulated loop.
+  void run_on_threads(uint64_t seed, const std::function<Task<void>(Executor&, uint64_t number)>& task) const;
 };
 
 }  // namespace fdbnbd::kv

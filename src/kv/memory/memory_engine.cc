@@ -67,7 +67,9 @@ class MemoryTransaction final : public Transaction {
 
   void set(std::string_view key, std::string_view value) override { add(MutationKind::set, key, value); }
   void clear(std::string_view key) override { add(MutationKind::clear, key, {}); }
-  void clear_range(KeyRange range) override { add(MutationKind::clear_range, range.begin, range.end); }
+  void clear_range(KeyRange range) override {
+    if (range.begin < range.end) add(MutationKind::clear_range, range.begin, range.end);
+  }
   void bit_or(std::string_view key, std::string_view operand) override {
     add(MutationKind::bit_or, key, operand);
   }
