@@ -44,6 +44,14 @@ inline constexpr auto kSendStallTimeout = std::chrono::seconds(60);  // no byte 
 inline constexpr auto kContendedStallTimeout =
     std::chrono::seconds(5);                                        // the same while others wait for memory
 inline constexpr auto kShutdownTimeout = std::chrono::seconds(30);  // SIGTERM: to answer what is in flight
+// A peer holds its memory only while it moves at least this much per stall timeout...
+inline constexpr uint64_t kMinProgressBytes = 64 * kKiB;
+// ... and, while others wait, this part of what it holds.
+inline constexpr uint64_t kContendedProgressDivisor = 32;
+inline constexpr auto kLingerTimeout = std::chrono::seconds(2);  // for the peer to close after us
+inline constexpr uint64_t kRequestOverheadBytes = kKiB;          // what a request without data counts for
+inline constexpr uint64_t kPooledBufferBytes = 16 * kMiB;        // free request buffers, per I/O thread
+inline constexpr uint64_t kReceiveTurnBytes = kMiB;              // of one payload before others get a turn
 inline constexpr int kUnixSendBufferBytes = 2 * 1024 * 1024;
 // A TCP peer that vanished without a word is noticed after about a minute.
 inline constexpr auto kKeepaliveIdle = std::chrono::seconds(30);

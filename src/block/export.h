@@ -67,6 +67,8 @@ class Export {
 
   virtual Executor& executor() = 0;
   virtual ExportInfo info() const = 0;
+  // info().size_bytes, which sessions ask for with every batch of requests.
+  virtual uint64_t size_bytes() const { return info().size_bytes; }
 
   // Fills `into` except where the segments say hole; the segments add up to into.size(), neighbours differ in
   // is_hole, and a hole covers whole blocks of the disk or reaches the end of the range. `into` is the
