@@ -48,10 +48,9 @@ struct TestVolume {
   Task<void> open(Compression compression) {
     volume::Store::Options options;
     options.volume_executors = {&loop};
-    store = bench::require(co_await volume::Store::open(*engine, loop, options));
+    store = bench::require(co_await volume::open_store(*engine, loop, options));
     bench::require(co_await store->create("bench", {.size_bytes = kVolumeBytes, .compression = compression}));
-    block::ExportRegistry& registry = *store;
-    disk = bench::require(co_await registry.open(loop, "bench"));
+    disk = bench::require(co_await store->open(loop, "bench"));
     for (uint64_t offset = 0; offset < kVolumeBytes; offset += kFillBytes) {
       const std::string data = bench::sample_data(kFillBytes, kCompressiblePercent, kSeed + offset);
       bench::require(co_await disk->write(offset, as_bytes(data), {}));
