@@ -30,8 +30,6 @@ TEST_EXTRA = {"volume": "kv/memory", "control": "kv/memory session", "session": 
 # An outside library, and the only files that may include it.
 LIBRARIES = {
     r"rocksdb/": r"kv/rocks/.*\.(cc|h)$",
-    r"boost/asio": r"net/.*\.cc$",
-    r"boost/": r"net/.*\.cc$",
     r"toml(\.hpp|11/|/)": r"config/.*\.cc$",
     r"CLI/": r"cli/.*\.(cc|h)$",
     r"nlohmann/": r"(control|cli|server)/.*\.cc$",
