@@ -31,6 +31,7 @@ CommitLane::CommitLane(RocksStore& store)
       lane_("rocks commit", [this](Commits commits) { process(commits); }) {}
 
 void CommitLane::process(Commits commits) {
+  store_.stop_moving_values_if_damaged();
   while (!commits.empty()) commits = commits.subspan(commit_group(commits));
 }
 

@@ -21,8 +21,6 @@ namespace {
 using limits::kKiB;
 using limits::kMiB;
 
-// Values below this stay in the tree: a reference to a blob would not be much smaller.
-constexpr uint64_t kMinBlobBytes = 256;
 constexpr int kMaxOpenFiles = 512;
 constexpr uint64_t kMaxWalBytes = 192 * kMiB;
 
@@ -103,7 +101,8 @@ StoreConfig make_store_config(uint64_t memory_bytes) {
   bulk.max_write_buffer_number = kBulkWriteBuffers;
   bulk.compression = rocksdb::kNoCompression;
   bulk.enable_blob_files = true;
-  bulk.min_blob_size = kMinBlobBytes;
+  // Small values too: in the tree a damaged one would take its neighbours with it.
+  bulk.min_blob_size = 0;
   bulk.blob_file_size = 64 * kMiB;
   bulk.blob_compression_type = rocksdb::kNoCompression;
   bulk.enable_blob_garbage_collection = true;

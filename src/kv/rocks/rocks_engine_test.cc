@@ -1,45 +1,22 @@
 #include "kv/rocks/rocks_engine.h"
 
 #include <gtest/gtest.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
-#include <filesystem>
-#include <string>
-#include <utility>
+#include <fstream>
 
-#include "kv/conformance_testing.h"
+#include "kv/rocks/rocks_testing.h"
 
 namespace fdbnbd::kv {
 namespace {
 
 namespace fs = std::filesystem;
 
-// A directory that is gone at the end.
-class TempDirectory {
- public:
-  TempDirectory() {
-    std::string name = (fs::temp_directory_path() / "fdb-nbd-rocks-XXXXXX").string();
-    if (mkdtemp(name.data()) != nullptr) path_ = name;
-  }
-  TempDirectory(TempDirectory&& other) noexcept : path_(std::exchange(other.path_, {})) {}
-  ~TempDirectory() {
-    std::error_code ignored;
-    if (!path_.empty()) fs::remove_all(path_, ignored);
-  }
-  const fs::path& path() const { return path_; }
-
- private:
-  fs::path path_;
-};
-
 // An engine in a directory of its own.
 class TemporaryEngine final : public Engine {
  public:
-  TemporaryEngine() {
-    auto engine = open_rocks_engine({.path = directory_.path() / "store"});
-    EXPECT_TRUE(engine) << engine.error().what;
-    engine_ = std::move(*engine);
-  }
+  TemporaryEngine() : engine_(open_or_fail({.path = directory_.store()})) {}
   std::string_view name() const override { return engine_->name(); }
   Capabilities capabilities() const override { return engine_->capabilities(); }
   EngineStats stats() const override { return engine_->stats(); }
@@ -61,6 +38,105 @@ std::unique_ptr<Engine> open_for_conformance(uint64_t) {
 INSTANTIATE_TEST_SUITE_P(Rocks, EngineConformance,
                          testing::Values(ConformanceSubject{"RocksDB", open_for_conformance, false}),
                          conformance_subject_name);
+
+void expect_failure(const RocksOptions& options, Errc code) {
+  const auto engine = open_rocks_engine(options);
+  ASSERT_FALSE(engine);
+  EXPECT_EQ(engine.error().code, code) << engine.error().what;
+  EXPECT_NE(engine.error().what.find(options.path), std::string::npos) << engine.error().what;
+  EXPECT_EQ(engine.error().what.find('\n'), std::string::npos) << engine.error().what;
+}
+
+void write_file(const fs::path& path, std::string_view content) {
+  std::ofstream(path, std::ios::binary) << content;
+}
+
+TEST(RocksOpen, FindsWhatWasStoredBefore) {
+  const TempDirectory directory;
+  RunLoop loop;
+  const std::vector<KeyValue> rows = {{"I1", "record"}, {"D1", std::string(5000, 'x')}};
+  for (int round = 0; round < 3; ++round) {
+    const auto engine = open_or_fail({.path = directory.store()});
+    for (const KeyValue& row : rows) {
+      const auto found = loop.run(get_row(loop, *engine, row.key));
+      ASSERT_TRUE(found);
+      EXPECT_EQ(*found, round == 0 ? std::nullopt : std::optional(row.value));
+    }
+    ASSERT_TRUE(loop.run(put_rows(loop, *engine, rows)));
+    EXPECT_GE(engine->stats().stored_bytes, 5000u);
+    EXPECT_EQ(engine->stats().memory_bound_bytes, limits::kDefaultRocksMemoryBytes);
+  }
+}
+
+TEST(RocksOpen, RefusesASecondOpener) {
+  const TempDirectory directory;
+  const auto engine = open_or_fail({.path = directory.store()});
+  expect_failure({.path = directory.store()}, Errc::busy);
+}
+
+TEST(RocksOpen, SaysWhatIsMissingOrForbidden) {
+  const TempDirectory directory;
+  expect_failure({.path = directory.path() / "no" / "store"}, Errc::not_found);
+  expect_failure({.path = directory.store(), .create_if_missing = false}, Errc::not_found);
+  fs::create_directory(directory.store());
+  expect_failure({.path = directory.store(), .create_if_missing = false}, Errc::not_found);
+  write_file(directory.path() / "file", "no directory");
+  expect_failure({.path = directory.path() / "file"}, Errc::invalid);
+  expect_failure({.path = directory.store(), .memory_bytes = 1}, Errc::invalid);
+}
+
+TEST(RocksOpen, NeedsADirectoryItMayWrite) {
+  if (geteuid() == 0) GTEST_SKIP() << "root may write everywhere";
+  const TempDirectory directory;
+  fs::create_directory(directory.store());
+  ASSERT_EQ(chmod(directory.store().c_str(), 0500), 0);
+  expect_failure({.path = directory.store()}, Errc::permission);
+  expect_failure({.path = directory.store() + "/store"}, Errc::permission);
+  ASSERT_EQ(chmod(directory.store().c_str(), 0700), 0);
+}
+
+TEST(RocksOpen, LeavesForeignFilesAlone) {
+  const TempDirectory directory;
+  fs::create_directory(directory.store());
+  write_file(directory.path() / "store" / "holiday.jpg", "picture");
+  expect_failure({.path = directory.store()}, Errc::invalid);
+  EXPECT_TRUE(fs::exists(directory.path() / "store" / "holiday.jpg"));
+  EXPECT_FALSE(fs::exists(directory.path() / "store" / "CURRENT"));
+}
+
+void make_store(const std::string& path) {
+  RunLoop loop;
+  const auto engine = open_or_fail({.path = path});
+  ASSERT_TRUE(loop.run(put_rows(loop, *engine, {{"I1", "record"}, {"D1", std::string(5000, 'x')}})));
+}
+
+TEST(RocksOpen, NeverStartsAnewOverWhatIsLeftOfAStore) {
+  const TempDirectory directory;
+  make_store(directory.store());
+  fs::remove(directory.path() / "store" / "CURRENT");
+  expect_failure({.path = directory.store()}, Errc::corruption);
+}
+
+TEST(RocksOpen, ReportsADamagedManifest) {
+  const TempDirectory directory;
+  make_store(directory.store());
+  for (const auto& entry : fs::directory_iterator(directory.store()))
+    if (entry.path().filename().string().starts_with("MANIFEST")) write_file(entry.path(), "garbage");
+  expect_failure({.path = directory.store()}, Errc::corruption);
+}
+
+TEST(RocksOpen, ReportsAMissingDataFile) {
+  const TempDirectory directory;
+  make_store(directory.store());
+  // Opened again, so that the log is written out to files.
+  open_or_fail({.path = directory.store()});
+  std::vector<fs::path> data;
+  for (const auto& entry : fs::directory_iterator(directory.store()))
+    if (entry.path().extension() == ".sst") data.push_back(entry.path());
+  ASSERT_FALSE(data.empty());
+  fs::remove(data.front());
+  expect_failure({.path = directory.store()}, Errc::corruption);
+}
 
 }  // namespace
 }  // namespace fdbnbd::kv

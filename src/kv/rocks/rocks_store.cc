@@ -35,16 +35,17 @@ constexpr size_t kMaxPublished = 64;
 // when they are read; a store that refuses all writes for one of them would help nobody.
 class DamageListener final : public rocksdb::EventListener {
  public:
+  explicit DamageListener(std::atomic<bool>& found) : found_(found) {}
+
   void OnBackgroundError(rocksdb::BackgroundErrorReason reason, rocksdb::Status* error) override {
     if (reason != rocksdb::BackgroundErrorReason::kCompaction || !error->IsCorruption()) return;
-    if (!reported_.exchange(true))
-      log::error("the store is damaged, and space in it is not reclaimed until that is repaired: {}",
-                 error->ToString());
+    if (!found_.exchange(true))
+      log::error("the store is damaged; some space is not reclaimed any more: {}", error->ToString());
     *error = rocksdb::Status::OK();
   }
 
  private:
-  std::atomic<bool> reported_ = false;
+  std::atomic<bool>& found_;
 };
 
 Errc errc_of_errno(int error) {
@@ -94,11 +95,11 @@ Result<FileDescriptor> open_directory(const RocksOptions& options) {
 // that needs a directory without anything that could be data.
 Result<void> check_contents(const RocksOptions& options) {
   std::error_code error;
+  if (fs::exists(fs::path(options.path) / "CURRENT", error)) return {};
   bool is_empty = true;
   for (auto entry = fs::directory_iterator(options.path, error); !error && entry != fs::directory_iterator();
        entry.increment(error)) {
     const std::string name = entry->path().filename();
-    if (name == "CURRENT") return {};
     const std::string extension = entry->path().extension();
     if (extension == ".sst" || extension == ".blob" || extension == ".log")
       return fail(Errc::corruption,
@@ -140,7 +141,7 @@ Result<std::unique_ptr<RocksStore>> RocksStore::open(const RocksOptions& options
 
   StoreConfig config = make_store_config(options.memory_bytes);
   config.db.create_if_missing = options.create_if_missing;
-  config.db.listeners.push_back(std::make_shared<DamageListener>());
+  config.db.listeners.push_back(std::make_shared<DamageListener>(store->damage_found_));
   const std::string doing = fmt::format("store {}", options.path);
 
   std::vector<std::string> present;
@@ -186,6 +187,14 @@ void RocksStore::publish(Version version) {
     if (published_.size() > kMaxPublished) published_.pop_front();
   }
   last_version_.store(version, std::memory_order_release);
+}
+
+void RocksStore::stop_moving_values_if_damaged() {
+  if (moving_values_stopped_ || !damage_found_) return;
+  moving_values_stopped_ = true;
+  const rocksdb::Status stopped =
+      db_->SetOptions(family(Family::bulk), {{"enable_blob_garbage_collection", "false"}});
+  if (!stopped.ok()) log::warning("store {}: {}", path_, stopped.ToString());
 }
 
 RocksStore::State RocksStore::take_snapshot() {

@@ -64,6 +64,10 @@ class RocksStore {
   };
   State take_snapshot();
 
+  // Once a compaction has met a damaged value, compactions must not move values any more, or none would ever
+  // succeed. By the only writer, now and then.
+  void stop_moving_values_if_damaged();
+
   // Set once a sync has failed: what is on the disk is unknown from then on.
   std::atomic<bool> sync_failed = false;
 
@@ -74,6 +78,8 @@ class RocksStore {
   const uint64_t memory_bytes_;
   const KeyRouter router_;
   FileDescriptor lock_;
+  std::atomic<bool> damage_found_ = false;  // set by RocksDB's threads, so it outlives db_
+  bool moving_values_stopped_ = false;      // the writer's
   std::unique_ptr<rocksdb::DB> db_;
   rocksdb::ColumnFamilyHandle* families_[kFamiliesCount] = {};
 
