@@ -68,7 +68,7 @@ class Volume final : public block::Export {
 
   // Any thread.
   uint64_t used_bytes() const { return used_bytes_.load(std::memory_order_relaxed); }
-  uint64_t size_bytes() const { return size_bytes_.load(std::memory_order_relaxed); }
+  uint64_t size_bytes() const override { return size_bytes_.load(std::memory_order_relaxed); }
 
  private:
   // Blocks [begin, end).
