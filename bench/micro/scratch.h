@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <filesystem>
 #include <string>
 #include <system_error>
@@ -37,15 +38,15 @@ class ScratchDirectory {
   std::string path_;
 };
 
-// Bytes of which `compressible_percent` of every 512 are zero and the rest is random.
+// Bytes of which `compressible_percent` of every 512 are zero and the rest is random. A multiple of 8.
 inline std::string sample_data(size_t length_bytes, unsigned compressible_percent, uint64_t seed) {
   constexpr size_t kChunkBytes = 512;
   Random random(seed);
   std::string data(length_bytes, '\0');
-  for (size_t index = 0; index < length_bytes; ++index) {
-    if (index % kChunkBytes * 100 >= kChunkBytes * compressible_percent) {
-      data[index] = static_cast<char>(random.next());
-    }
+  for (size_t index = 0; index + sizeof(uint64_t) <= length_bytes; index += sizeof(uint64_t)) {
+    if (index % kChunkBytes * 100 < kChunkBytes * compressible_percent) continue;
+    const uint64_t word = random.next();
+    std::memcpy(&data[index], &word, sizeof(word));
   }
   return data;
 }
