@@ -104,15 +104,15 @@ void CommitLane::record_conflicts(const MutationList& mutations, Version version
 
 rocksdb::Status CommitLane::write(rocksdb::WriteBatch& batch) {
   if (batch.Count() == 0) return rocksdb::Status::OK();
-  if (out_of_space_) try_to_resume();
+  if (store_.out_of_space) try_to_resume();
   const rocksdb::Status written = store_.db().Write(rocksdb::WriteOptions(), &batch);
   if (!written.ok() && errc_of(written) == Errc::no_space) {
-    if (!out_of_space_)
+    if (!store_.out_of_space)
       log::error("store {}: the disk is full; writes fail until there is room", store_.path());
-    out_of_space_ = true;
-  } else if (written.ok() && out_of_space_) {
+    store_.out_of_space = true;
+  } else if (written.ok() && store_.out_of_space) {
     log::info("store {}: there is room on the disk again; writes go on", store_.path());
-    out_of_space_ = false;
+    store_.out_of_space = false;
   }
   return written;
 }
@@ -127,7 +127,7 @@ void CommitLane::try_to_resume() {
   if (statvfs(store_.path().c_str(), &space) != 0) return;
   if (uint64_t{space.f_bavail} * space.f_frsize < kMinFreeBytes) return;
   const rocksdb::Status resumed = store_.db().Resume();
-  if (!resumed.ok()) log::warning("store {}: cannot go on yet: {}", store_.path(), resumed.ToString());
+  if (!resumed.ok()) log::debug("store {}: cannot go on yet: {}", store_.path(), resumed.ToString());
 }
 
 void CommitLane::note_tombstones(size_t added_count) {

@@ -54,7 +54,6 @@ class CommitLane {
   RocksStore& store_;
   Resolver resolver_;
   Version last_version_ = 1;
-  bool out_of_space_ = false;
   MonotonicTime next_resume_{};
   size_t tombstones_in_memory_ = 0;  // at most: since the last time they were written out from here
   std::atomic<uint64_t> writes_count_ = 0;

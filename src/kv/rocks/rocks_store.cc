@@ -28,20 +28,29 @@ namespace fs = std::filesystem;
 
 constexpr mode_t kDirectoryMode = 0700;
 
+// Of the disk, to open a store.
+constexpr uint64_t kMinFreeBytes = 4 * limits::kMiB;
 // States that a snapshot may turn out to be: those of the last moments.
 constexpr size_t kMaxPublished = 64;
 
-// Keeps the store writable when a compaction meets a damaged file. The rows in it are reported as unreadable
-// when they are read; a store that refuses all writes for one of them would help nobody.
-class DamageListener final : public rocksdb::EventListener {
+class StoreListener final : public rocksdb::EventListener {
  public:
-  explicit DamageListener(std::atomic<bool>& found) : found_(found) {}
+  explicit StoreListener(std::atomic<bool>& found) : found_(found) {}
 
+  // Keeps the store writable when a compaction meets a damaged file. The rows in it are reported as
+  // unreadable when they are read; a store that refuses all writes for one of them would help nobody.
   void OnBackgroundError(rocksdb::BackgroundErrorReason reason, rocksdb::Status* error) override {
     if (reason != rocksdb::BackgroundErrorReason::kCompaction || !error->IsCorruption()) return;
     if (!found_.exchange(true))
       log::error("the store is damaged; some space is not reclaimed any more: {}", error->ToString());
     *error = rocksdb::Status::OK();
+  }
+
+  // RocksDB's own recovery from a full disk looks for room too seldom, and stands in the way of the commit
+  // lane's.
+  void OnErrorRecoveryBegin(rocksdb::BackgroundErrorReason /*reason*/, rocksdb::Status error,
+                            bool* auto_recovery) override {
+    if (errc_of(error) == Errc::no_space) *auto_recovery = false;
   }
 
  private:
@@ -119,6 +128,24 @@ Result<void> check_contents(const RocksOptions& options) {
   return {};
 }
 
+// RocksDB (as Debian builds it, with its assertions) may end the process where it has no room for its first
+// files or for what it writes out of an old log.
+Result<void> check_space(const std::string& path) {
+  std::error_code error;
+  uint64_t needed_bytes = kMinFreeBytes;
+  for (auto entry = fs::directory_iterator(path, error); !error && entry != fs::directory_iterator();
+       entry.increment(error)) {
+    std::error_code gone;
+    if (entry->path().extension() == ".log") needed_bytes += entry->file_size(gone);
+  }
+  const fs::space_info space = fs::space(path, error);
+  if (error) return fail_errno(path, error.value());
+  if (space.available >= needed_bytes) return {};
+  return fail(Errc::no_space,
+              fmt::format("store {}: the disk has {} bytes left, and {} are needed to open it", path,
+                          space.available, needed_bytes));
+}
+
 }  // namespace
 
 FileDescriptor::~FileDescriptor() {
@@ -137,11 +164,12 @@ Result<std::unique_ptr<RocksStore>> RocksStore::open(const RocksOptions& options
                                            limits::kMinRocksMemoryBytes));
   ASSIGN_OR_RETURN(FileDescriptor lock, open_directory(options));
   RETURN_IF_ERROR(check_contents(options));
+  RETURN_IF_ERROR(check_space(options.path));
   std::unique_ptr<RocksStore> store(new RocksStore(options, std::move(lock)));
 
   StoreConfig config = make_store_config(options.memory_bytes);
   config.db.create_if_missing = options.create_if_missing;
-  config.db.listeners.push_back(std::make_shared<DamageListener>(store->damage_found_));
+  config.db.listeners.push_back(std::make_shared<StoreListener>(store->damage_found_));
   const std::string doing = fmt::format("store {}", options.path);
 
   std::vector<std::string> present;
@@ -173,6 +201,28 @@ Result<std::unique_ptr<RocksStore>> RocksStore::open(const RocksOptions& options
   store->publish(store->last_version());
   db->GetEnv()->LowerThreadPoolCPUPriority(rocksdb::Env::LOW);
   return store;
+}
+
+Result<void> RocksStore::sync_log() {
+  if (!out_of_space) {
+    const rocksdb::Status synced = db_->SyncWAL();
+    if (synced.ok()) return {};
+    // A commit that found the disk full came in between.
+    if (synced.ToString().find("Writer has previous error") == std::string::npos)
+      return tl::unexpected(error_of(synced, fmt::format("store {}: syncing the log", path_)));
+  }
+  std::error_code error;
+  for (auto entry = fs::directory_iterator(path_, error); !error && entry != fs::directory_iterator();
+       entry.increment(error)) {
+    if (entry->path().extension() != ".log") continue;
+    const FileDescriptor log(::open(entry->path().c_str(), O_RDONLY | O_CLOEXEC));
+    // A log that is gone was not needed any more.
+    if (log.get() < 0 && errno == ENOENT) continue;
+    if (log.get() < 0 || fdatasync(log.get()) != 0) return fail_errno(path_, errno);
+  }
+  if (error) return fail_errno(path_, error.value());
+  if (fsync(lock_.get()) != 0) return fail_errno(path_, errno);
+  return {};
 }
 
 void RocksStore::publish(Version version) {
@@ -214,8 +264,7 @@ RocksStore::State RocksStore::take_snapshot() {
 RocksStore::~RocksStore() {
   if (!db_) return;
   if (!sync_failed) {
-    const rocksdb::Status synced = db_->SyncWAL();
-    if (!synced.ok()) log::error("store {}: the last sync failed: {}", path_, synced.ToString());
+    if (const Result<void> synced = sync_log(); !synced) log::error("{}", synced.error().what);
   }
   for (rocksdb::ColumnFamilyHandle* const family : families_)
     if (family != nullptr) db_->DestroyColumnFamilyHandle(family);

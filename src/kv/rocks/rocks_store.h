@@ -64,10 +64,16 @@ class RocksStore {
   };
   State take_snapshot();
 
+  // Brings what was written to stable storage. With a full disk too: RocksDB does not sync a log that it
+  // failed to append to, but what was acknowledged before is in it.
+  Result<void> sync_log();
+
   // Once a compaction has met a damaged value, compactions must not move values any more, or none would ever
   // succeed. By the only writer, now and then.
   void stop_moving_values_if_damaged();
 
+  // While the disk is full, as far as the commit lane knows: RocksDB refuses writes and syncs.
+  std::atomic<bool> out_of_space = false;
   // Set once a sync has failed: what is on the disk is unknown from then on.
   std::atomic<bool> sync_failed = false;
 

@@ -17,13 +17,13 @@ Result<void> SyncLane::sync() {
     // Read first: a write that comes meanwhile may or may not be covered.
     const uint64_t writes_count = commits_.writes_count();
     if (writes_count == synced_writes_count_) return {};
-    const rocksdb::Status synced = store_.db().SyncWAL();
-    if (synced.ok()) {
+    const Result<void> synced = store_.sync_log();
+    if (synced) {
       synced_writes_count_ = writes_count;
       return {};
     }
     store_.sync_failed = true;
-    log::error("store {}: a sync failed, nothing more is written: {}", store_.path(), synced.ToString());
+    log::error("nothing more is written: {}", synced.error().what);
   }
   return fail(Errc::io, fmt::format("store {}: a sync failed; restart the server", store_.path()));
 }
