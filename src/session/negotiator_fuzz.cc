@@ -18,6 +18,7 @@ namespace fdbnbd::session {
 namespace {
 
 constexpr uint8_t kIsScript = 0x80;
+constexpr int kMaxScriptOptions = 24;  // so that one input stays cheap
 
 ScriptedRegistry registry_of(uint8_t settings) {
   ScriptedRegistry registry;
@@ -51,7 +52,7 @@ std::string build_script(std::string_view script) {
   };
   constexpr std::string_view kNames[] = {"disk", "other", "held", "late", "", "nope", "a\n\x7f", "\xc3("};
   std::string bytes = proto::client::flags(take() & 3);
-  while (!script.empty()) {
+  for (int count = 0; count < kMaxScriptOptions && !script.empty(); ++count) {
     const uint8_t number = take();
     const uint8_t how = take();
     const std::string name(kNames[how >> 5]);

@@ -48,6 +48,13 @@ TEST(Limits, OptionBeyondTheCapClosesAtItsHeader) {
   }
 }
 
+TEST(Limits, ExportNameBeyondAStringClosesAtItsHeader) {
+  Haggle haggle;
+  haggle.receive(option_header(export_name, limits::kMaxStringBytes + 1));
+  EXPECT_EQ(haggle.step(), Step::closed);
+  EXPECT_EQ(haggle.close_code(), Errc::invalid);
+}
+
 TEST(Limits, ClaimedLengthReservesNothing) {
   Haggle haggle;
   haggle.receive(option_header(set_meta_context, limits::kMaxOptionBytes));
