@@ -93,11 +93,11 @@ def go_data(name, infos=()):
 
 def meta_data(name, queries):
     raw = name.encode() if isinstance(name, str) else name
-    out = struct.pack(">I", len(raw)) + raw + struct.pack(">I", len(queries))
+    out = [struct.pack(">I", len(raw)), raw, struct.pack(">I", len(queries))]
     for query in queries:
         text = query.encode() if isinstance(query, str) else query
-        out += struct.pack(">I", len(text)) + text
-    return out
+        out += [struct.pack(">I", len(text)), text]
+    return b"".join(out)
 
 
 def request_bytes(command, offset=0, length=0, flags=0, cookie=0, payload=b"", magic=REQUEST_MAGIC):

@@ -220,6 +220,7 @@ def seconds_until_closed(wire, send, every=0.1, within=5):
             send(wire)
             if not wire.sock.recv(65536):
                 break
+            time.sleep(every)
         except TimeoutError:
             continue
         except (Failure, OSError):
