@@ -52,7 +52,7 @@ def fresh_server(**options):
 def nbdinfo_answers_every_can_and_is():
     requires_fdb_nbd()
     yes = ["--can=connect", "--can=cache", "--can=df", "--can=fast-zero", "--can=flush", "--can=fua", "--can=multi-conn", "--can=trim",
-           "--can=write", "--can=zero", "--can=read", "--has=structured-reply"]
+           "--can=write", "--can=zero", "--can=read", "--can=structured-reply"]
     no = ["--is=read-only", "--is=rotational", "--is=tls"]
     for uri in uris():
         for flag in yes:
@@ -75,7 +75,7 @@ def nbdinfo_prints_json():
         expect_equal("protocol", (info["protocol"], info["TLS"], info["structured"]), ("newstyle-fixed", False, True))
         (export,) = info["exports"]
         expect_equal("export", (export["export-name"], export["export-size"]), ("disk", SIZE))
-        expect_equal("block size", (export["block_minimum"], export["block_maximum"]), (1, 32 * MiB))
+        expect_equal("block size", (export["block_size_minimum"], export["block_size_maximum"]), (1, 32 * MiB))
         expect("contexts", "base:allocation" in export["contexts"], "base:allocation", export["contexts"])
         for key in ("can_multi_conn", "can_flush", "can_fua", "can_trim", "can_zero", "can_fast_zero", "can_cache", "can_df"):
             expect_equal(key, export[key], True)
