@@ -1,8 +1,12 @@
 #include "kv/rocks/rocks_reader.h"
 
+#include <rocksdb/metadata.h>
+#include <rocksdb/sst_file_reader.h>
+
 #include <algorithm>
 #include <array>
 #include <memory>
+#include <set>
 #include <vector>
 
 #include "base/assert.h"
@@ -84,9 +88,30 @@ class RangeScan {
     return row->status();
   }
 
+  // Whether what holds the keys from next_ on is undamaged, so that only values can be damaged.
+  rocksdb::Status verify_tables() {
+    rocksdb::ColumnFamilyMetaData family;
+    store_.db().GetColumnFamilyMetaData(family_, &family);
+    for (const auto& level : family.levels) {
+      for (const auto& table : level.files) {
+        if (table.largestkey < next_ || table.smallestkey >= end_ || verified_tables_.contains(table.name))
+          continue;
+        rocksdb::SstFileReader reader{rocksdb::Options()};
+        rocksdb::Status status = reader.Open(table.db_path + table.name);
+        if (status.ok()) status = reader.VerifyChecksum();
+        if (!status.ok()) return status;
+        verified_tables_.insert(table.name);
+      }
+    }
+    return rocksdb::Status::OK();
+  }
+
   // The first row from next_ on could not be read. An iterator that verifies nothing tells its key; the row
-  // itself is then asked for alone, verified, so that nothing damaged is delivered from here.
+  // itself is then asked for alone, verified, so that nothing damaged is delivered from here. Of a damaged
+  // table no key is told: RocksDB ends the process when such an iterator meets what makes no sense.
   Result<void> pass_damage() {
+    if (const rocksdb::Status tables = verify_tables(); !tables.ok())
+      return fail(Errc::corruption, "reading the store: a table is damaged: " + tables.ToString());
     rocksdb::ReadOptions unverified = options();
     unverified.verify_checksums = false;
     unverified.fill_cache = false;
@@ -121,6 +146,7 @@ class RangeScan {
   RowSink& sink_;
   std::string next_;
   bool done_ = false;
+  std::set<std::string> verified_tables_;  // names of files
 };
 
 // The points `indices` of `request`, all of one family.
