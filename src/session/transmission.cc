@@ -1,7 +1,6 @@
 #include "session/transmission.h"
 
 #include <algorithm>
-#include <cstring>
 #include <utility>
 
 #include "base/assert.h"
@@ -154,7 +153,7 @@ Task<End> Transmission::read_requests() {
     if (writer_.failed()) co_return End::lost;
     if (stopping_) co_return End::stopped;
     const MutableByteView scratch = resources_->scratch();
-    std::memcpy(scratch.data(), partial_header_.data(), partial_header_bytes_);
+    std::copy_n(partial_header_.begin(), partial_header_bytes_, scratch.begin());
     const auto received = stream_->try_read(scratch.subspan(partial_header_bytes_));
     if (!received) co_return End::lost;
     if (!*received) {
@@ -214,7 +213,7 @@ Task<std::optional<End>> Transmission::take_requests() {
     requests_.spawn(serve(std::move(admitted)));
   }
   partial_header_bytes_ = input_.size();
-  std::memcpy(partial_header_.data(), input_.data(), input_.size());
+  std::copy(input_.begin(), input_.end(), partial_header_.begin());
   input_ = {};
   if (kept_.capacity() > 0) kept_ = {};
   co_return std::nullopt;
@@ -283,7 +282,7 @@ void Transmission::keep_input() {
 
 size_t Transmission::take_input(MutableByteView into) {
   const size_t count = std::min(into.size(), input_.size());
-  std::memcpy(into.data(), input_.data(), count);
+  std::copy_n(input_.begin(), count, into.begin());
   input_ = input_.subspan(count);
   return count;
 }
