@@ -153,7 +153,7 @@ def rotated(items, start):
 
 def run_load(load, servers, settings, cores, report_progress):
     """All rounds of one load: each round visits every server once, starting one further each time, so that a drift of
-    the machine or a neighbour's burst falls on all. Returns the runs; a server whose run fails is told of and dropped."""
+    the machine or a neighbour's burst falls on all. Returns the runs; a server whose run fails is left out."""
     runs, taking_part = [], list(servers)
     for round_index in range(settings["rounds"]):
         for server in rotated(list(servers), round_index):
@@ -173,7 +173,7 @@ def ratio(numerator, denominator):
 
 
 def ratios(summaries, servers):
-    """Each of our servers against each peer of the same durability class, per load. Above 1 is better for throughput and
+    """Each of our servers against each peer of the same durability, per load. Above 1 is better for throughput and
     operations per CPU second, below 1 is better for latency."""
     by_key = {(summary["load"], summary["server"]): summary for summary in summaries}
     loads = list(dict.fromkeys(summary["load"] for summary in summaries))

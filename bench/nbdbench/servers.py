@@ -63,7 +63,7 @@ class Server:
 
     def start(self, work_directory, size_bytes):
         if shutil.which(self.binary) is None:
-            raise Unavailable(f"{self.binary} is not installed" if "/" not in self.binary else f"{self.binary} is not built")
+            raise Unavailable(f"{self.binary} is not " + ("built" if "/" in self.binary else "installed"))
         self.directory = os.path.join(work_directory, self.name)
         os.makedirs(self.directory)
         self.prepare(size_bytes)
@@ -73,13 +73,13 @@ class Server:
             self.process = subprocess.Popen(self.argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log)
         self.pid = self.process.pid
         try:
-            self.wait_ready()
+            self.wait_ready(size_bytes)
         except Unavailable as error:
             self.stop()
             with open(log_path, encoding="utf-8", errors="replace") as log:
                 raise Unavailable(f"{error}: {log.read().strip()[-300:]}") from error
 
-    def wait_ready(self):
+    def wait_ready(self, size_bytes):
         """Waits until the socket accepts: what peers offer."""
         deadline = time.monotonic() + START_TIMEOUT_S
         while time.monotonic() < deadline:
@@ -120,29 +120,40 @@ def make_sparse_file(path, size_bytes):
 
 @dataclass
 class FdbNbd(Server):
-    """Our server over `engine`; a compression is set by creating the volume before it is served."""
+    """Our server over `engine`. The volume is made with the compression, before it serves or through the running server
+    where the store is in memory."""
 
     engine: str = MEMORY
-    compression: str = ""
+    compression: str = "none"
     create_options: tuple = ()
+    serve_options: tuple = ()
+
+    @property
+    def control_path(self):
+        return os.path.join(self.directory, "control")
 
     @property
     def store_url(self):
         return "memory:" if self.engine == MEMORY else f"rocksdb:{os.path.join(self.directory, 'store')}"
 
+    def create(self, store_url, size_bytes):
+        options = ["--compression", self.compression, *self.create_options]
+        run_tool([self.binary, "--store", store_url, "create", EXPORT_NAME, str(size_bytes), *options])
+
     def prepare(self, size_bytes):
         if self.engine != MEMORY:
-            compression = ["--compression", self.compression] if self.compression else []
-            create = [self.binary, "--store", self.store_url, "create", EXPORT_NAME, str(size_bytes)]
-            run_tool(create + compression + list(self.create_options))
+            self.create(self.store_url, size_bytes)
 
     def command(self, size_bytes):
-        serve = [self.binary, "--store", self.store_url, "serve", "--listen", f"unix:{self.socket_path}"]
-        if self.engine == MEMORY:
-            serve += ["--volume", f"{EXPORT_NAME}={size_bytes}"]
-        return serve
+        listen = ["--listen", f"unix:{self.socket_path}", "--control", self.control_path]
+        return [self.binary, "--store", self.store_url, "serve", *listen, *self.serve_options]
 
-    def wait_ready(self):
+    def wait_ready(self, size_bytes):
+        self.wait_listening()
+        if self.engine == MEMORY:
+            self.create(f"control:{self.control_path}", size_bytes)
+
+    def wait_listening(self):
         deadline = time.monotonic() + START_TIMEOUT_S
         stdout, seen = self.process.stdout.fileno(), b""
         while time.monotonic() < deadline:
@@ -157,7 +168,7 @@ class FdbNbd(Server):
 
 
 @dataclass
-class Nbdkit(Server):
+class NbdkitMemory(Server):
     def command(self, size_bytes):
         return ["nbdkit", "--foreground", "--unix", self.socket_path, "memory", str(size_bytes)]
 
@@ -210,8 +221,8 @@ class NbdServer(Server):
     def command(self, size_bytes):
         return ["nbd-server", "-C", os.path.join(self.directory, "config"), "-p", self.pid_path]
 
-    def wait_ready(self):
-        super().wait_ready()
+    def wait_ready(self, size_bytes):
+        super().wait_ready(size_bytes)
         deadline = time.monotonic() + START_TIMEOUT_S
         while time.monotonic() < deadline:
             try:
@@ -231,10 +242,10 @@ class NbdServer(Server):
         super().stop()
 
 
-def fdb_nbd_servers(binary, suffix="", create_options=(), baseline=False):
+def fdb_nbd_servers(binary, suffix="", create_options=(), serve_options=(), baseline=False):
     """Our servers; a `baseline` is another build of ours that the first is compared with."""
     variants = [
-        ("fdb-nbd-memory", MEMORY, MEMORY, ""),
+        ("fdb-nbd-memory", MEMORY, MEMORY, "none"),
         ("fdb-nbd-rocksdb", DISK, "rocksdb", "none"),
         ("fdb-nbd-rocksdb-lz4", DISK, "rocksdb", "lz4"),
     ]
@@ -248,6 +259,7 @@ def fdb_nbd_servers(binary, suffix="", create_options=(), baseline=False):
             engine=engine,
             compression=compression,
             create_options=create_options,
+            serve_options=serve_options,
         )
         for name, durability, engine, compression in variants
     ]
@@ -255,7 +267,7 @@ def fdb_nbd_servers(binary, suffix="", create_options=(), baseline=False):
 
 def peers():
     return [
-        Nbdkit("nbdkit-memory", MEMORY, "nbdkit"),
+        NbdkitMemory("nbdkit-memory", MEMORY, "nbdkit"),
         QemuNbd("qemu-null-co", MEMORY, "qemu-nbd", image_format="null-co", note="keeps no data; reads are zeroes"),
         NbdkitFile("nbdkit-file", DISK, "nbdkit"),
         QemuNbd("qemu-raw", DISK, "qemu-nbd"),
