@@ -24,8 +24,9 @@ constexpr size_t kMaxTombstonesInMemory = 256;
 
 }  // namespace
 
-CommitLane::CommitLane(RocksStore& store)
+CommitLane::CommitLane(RocksStore& store, Reclaimer& reclaimer)
     : store_(store),
+      reclaimer_(reclaimer),
       resolver_(limits::kMaxResolverEntries),
       last_version_(store.last_version()),
       lane_("rocks commit", [this](Commits commits) { process(commits); }) {}
@@ -65,7 +66,7 @@ size_t CommitLane::commit_group(Commits commits) {
   if (written.ok()) {
     store_.publish(last_version_);
     writes_count_.fetch_add(1, std::memory_order_acq_rel);
-    note_tombstones(group.bulk_tombstones_count());
+    note_tombstones(group.bulk_tombstones());
   } else {
     Error error = error_of(written, fmt::format("store {}: a commit failed", store_.path()));
     if (error.code != Errc::no_space) error.code = Errc::io;
@@ -130,8 +131,9 @@ void CommitLane::try_to_resume() {
   if (!resumed.ok()) log::debug("store {}: cannot go on yet: {}", store_.path(), resumed.ToString());
 }
 
-void CommitLane::note_tombstones(size_t added_count) {
-  tombstones_in_memory_ += added_count;
+void CommitLane::note_tombstones(const std::vector<RangePart>& tombstones) {
+  for (const RangePart& cleared : tombstones) reclaimer_.note_cleared(cleared);
+  tombstones_in_memory_ += tombstones.size();
   if (tombstones_in_memory_ < kMaxTombstonesInMemory) return;
   tombstones_in_memory_ = 0;
   rocksdb::FlushOptions options;

@@ -11,6 +11,7 @@
 #include "kv/mutations.h"
 #include "kv/resolver.h"
 #include "kv/rocks/lane.h"
+#include "kv/rocks/reclaimer.h"
 #include "kv/rocks/rocks_store.h"
 
 namespace fdbnbd::kv {
@@ -30,7 +31,7 @@ struct PendingCommit {
 // the log.
 class CommitLane {
  public:
-  explicit CommitLane(RocksStore& store);
+  CommitLane(RocksStore& store, Reclaimer& reclaimer);
 
   // Any thread.
   void submit(PendingCommit& commit) { lane_.submit(commit); }
@@ -49,9 +50,10 @@ class CommitLane {
   void record_conflicts(const MutationList& mutations, Version version);
   rocksdb::Status write(rocksdb::WriteBatch& batch);
   void try_to_resume();
-  void note_tombstones(size_t added_count);
+  void note_tombstones(const std::vector<RangePart>& tombstones);
 
   RocksStore& store_;
+  Reclaimer& reclaimer_;
   Resolver resolver_;
   Version last_version_ = 1;
   MonotonicTime next_resume_{};

@@ -111,7 +111,7 @@ void GroupBatch::clear_part(const RangePart& part) {
   } else {
     const rocksdb::Status removed = batch_.DeleteRange(store_.family(part.family), part.begin, part.end);
     ASSERT(removed.ok());
-    if (part.family == Family::bulk) ++bulk_tombstones_count_;
+    if (part.family == Family::bulk) bulk_tombstones_.push_back(part);
   }
   overlay_.erase(overlay_begin, overlay_end);
   cleared_.emplace_back(part.begin, part.end);

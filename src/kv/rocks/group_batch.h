@@ -30,8 +30,8 @@ class GroupBatch {
   Result<void> add(const MutationList& mutations);
 
   rocksdb::WriteBatch& batch() { return batch_; }
-  // Range tombstones in the family of bulk rows.
-  size_t bulk_tombstones_count() const { return bulk_tombstones_count_; }
+  // The ranges of bulk rows that are cleared by range tombstones.
+  const std::vector<RangePart>& bulk_tombstones() const { return bulk_tombstones_; }
 
  private:
   Result<void> add_one(const Mutation& mutation);
@@ -47,7 +47,7 @@ class GroupBatch {
   // What the batch changed so far in them.
   std::map<std::string, std::optional<std::string>, std::less<>> overlay_;
   std::vector<std::pair<std::string, std::string>> cleared_;
-  size_t bulk_tombstones_count_ = 0;
+  std::vector<RangePart> bulk_tombstones_;
 };
 
 }  // namespace fdbnbd::kv

@@ -273,6 +273,24 @@ TEST(RocksSpace, AStoreClosedOnAFullDiskOpensAgainWithRoom) {
   EXPECT_EQ(fill(*engine, loop, stored_count, stored_count + 50, failure), stored_count + 50);
 }
 
+TEST(RocksSpace, AClearedRangeGivesItsSpaceBackWithoutFurtherWrites) {
+  const TempDirectory directory;
+  RunLoop loop;
+  const auto engine = open_or_fail({.path = directory.store(), .memory_bytes = limits::kMinRocksMemoryBytes});
+  ASSERT_NE(engine, nullptr);
+  Errc failure{};
+  ASSERT_EQ(fill(*engine, loop, 0, 1000, failure), 1000u);
+  EXPECT_GT(engine->stats().stored_bytes, 30 * kMiB);
+  const auto clearing = engine->begin(loop);
+  clearing->clear_range({full_key(10), "E"});
+  ASSERT_TRUE(loop.run(clearing->commit()));
+  const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(60);
+  while (engine->stats().stored_bytes > 2 * kMiB && std::chrono::steady_clock::now() < deadline)
+    loop.run(wait_a_little(loop));
+  EXPECT_LE(engine->stats().stored_bytes, 2 * kMiB);
+  expect_rows(*engine, loop, 10);
+}
+
 TEST(RocksSpace, OpeningOnAFullDiskSaysSo) {
   const SmallDisk disk(kMiB);
   if (!disk.mounted()) GTEST_SKIP() << "cannot mount a small file system: " << std::strerror(errno);

@@ -40,7 +40,8 @@ class RocksEngine final : public Engine {
       : store_(std::move(store)),
         readers_("rocks read", kReadThreads),
         background_readers_("rocks scan", 1),
-        commits_(*store_),
+        reclaimer_(*store_),
+        commits_(*store_, reclaimer_),
         syncs_(*store_, commits_) {
     LowerPriority lower;
     background_readers_.submit(lower);
@@ -69,6 +70,7 @@ class RocksEngine final : public Engine {
   const std::unique_ptr<RocksStore> store_;
   BlockingPool readers_;
   BlockingPool background_readers_;
+  Reclaimer reclaimer_;
   CommitLane commits_;
   SyncLane syncs_;
 };
