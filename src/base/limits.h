@@ -1,6 +1,7 @@
 #pragma once
 
 #include <chrono>
+#include <cstddef>
 #include <cstdint>
 
 // Every bound of the product, in one place. What can be configured has its default here.
@@ -91,6 +92,14 @@ inline constexpr uint64_t kMinRocksMemoryBytes = 32 * kMiB;
 inline constexpr uint64_t kMaxControlMessageBytes = kMiB;      // of a request
 inline constexpr uint64_t kMaxControlReplyBytes = 256 * kMiB;  // that a client takes
 inline constexpr uint32_t kMaxControlConnections = 64;
+
+// The tool's copies and loads.
+inline constexpr uint64_t kTransferRequestBytes = 512 * kKiB;
+inline constexpr size_t kTransferRequestsInFlight = 16;
+inline constexpr uint64_t kTransferZeroBytes = kGiB;    // of one WRITE_ZEROES
+inline constexpr uint64_t kTransferStatusBytes = kGiB;  // asked for in one BLOCK_STATUS
+inline constexpr uint32_t kMaxBenchDepth = 1024;
+inline constexpr uint32_t kMaxBenchSeconds = 3600;
 
 // The longest legal META_CONTEXT request fits.
 static_assert(kMaxOptionBytes >= 4 + kMaxStringBytes + 4 + kMaxMetaQueries * (4 + kMaxStringBytes));

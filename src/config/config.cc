@@ -100,6 +100,7 @@ Result<log::Level> read_log_level(const toml::value& value) {
 
 constexpr uint32_t kMaxIoThreads = 256;
 constexpr uint32_t kMaxCount = 1'000'000;
+constexpr uint32_t kMaxTimeout = 86'400;
 
 Result<void> read_table(const toml::table& table, const Keys& keys, const std::string& file_name,
                         std::string_view table_name) {
@@ -158,15 +159,18 @@ Result<Config> parse_config(std::string_view text, const std::string& file_name)
       {"control", into<std::string>(config.control, read_string)},
       {"insecure", into<bool>(config.insecure, read_bool)},
       {"tls", into<std::string>(config.tls, read_tls)},
+      {"read_only", into<bool>(config.read_only, read_bool)},
       {"io_threads", into<uint32_t>(config.io_threads, read_count(kMaxIoThreads))},
       {"log_level", into<log::Level>(config.log_level, read_log_level)},
       {"limits",
-       sub_table("limits", {{"connections", into<uint32_t>(config.connections, read_count(kMaxCount))},
-                            {"requests_per_connection",
-                             into<uint32_t>(config.requests_per_connection, read_count(kMaxCount))},
-                            {"connection_in_flight_bytes",
-                             into<uint64_t>(config.connection_in_flight_bytes, read_bytes)},
-                            {"in_flight_bytes", into<uint64_t>(config.in_flight_bytes, read_bytes)}})},
+       sub_table(
+           "limits",
+           {{"connections", into<uint32_t>(config.connections, read_count(kMaxCount))},
+            {"requests_per_connection",
+             into<uint32_t>(config.requests_per_connection, read_count(kMaxCount))},
+            {"connection_in_flight_bytes", into<uint64_t>(config.connection_in_flight_bytes, read_bytes)},
+            {"in_flight_bytes", into<uint64_t>(config.in_flight_bytes, read_bytes)},
+            {"handshake_timeout_s", into<uint32_t>(config.handshake_timeout_s, read_count(kMaxTimeout))}})},
       {"memory", sub_table("memory", {{"store_bytes", into<uint64_t>(config.store_bytes, read_bytes)}})},
   };
   try {

@@ -25,6 +25,7 @@ struct Config {
   std::optional<std::string> control;  // path of the control socket
   std::optional<bool> insecure;
   std::optional<std::string> tls;  // "off", "on", "require"
+  std::optional<bool> read_only;
   std::optional<uint32_t> io_threads;
   std::optional<log::Level> log_level;
 
@@ -33,6 +34,7 @@ struct Config {
   std::optional<uint32_t> requests_per_connection;
   std::optional<uint64_t> connection_in_flight_bytes;
   std::optional<uint64_t> in_flight_bytes;
+  std::optional<uint32_t> handshake_timeout_s;
 
   // [memory]
   std::optional<uint64_t> store_bytes;

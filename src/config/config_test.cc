@@ -40,6 +40,7 @@ volumes = ["example=1G", "a=b=512"]
 control = "/run/fdb-nbd/control.sock"
 insecure = true
 tls = "off"
+read_only = true
 io_threads = 3
 log_level = "warning"
 
@@ -48,6 +49,7 @@ connections = 100
 requests_per_connection = 64
 connection_in_flight_bytes = "48M"
 in_flight_bytes = 134217728
+handshake_timeout_s = 3
 
 [memory]
 store_bytes = "1G"
@@ -64,6 +66,8 @@ store_bytes = "1G"
   EXPECT_EQ(config->control, "/run/fdb-nbd/control.sock");
   EXPECT_EQ(config->insecure, true);
   EXPECT_EQ(config->tls, "off");
+  EXPECT_EQ(config->read_only, true);
+  EXPECT_EQ(config->handshake_timeout_s, 3U);
   EXPECT_EQ(config->io_threads, 3U);
   EXPECT_EQ(config->log_level, log::Level::warning);
   EXPECT_EQ(config->connections, 100U);

@@ -15,6 +15,8 @@ namespace fdbnbd::control {
 
 namespace {
 
+constexpr size_t kReceiveBytes = 64 * limits::kKiB;
+
 tl::unexpected<Error> server_gone() {
   return fail(Errc::peer_gone, "the server went away before it answered");
 }
@@ -24,6 +26,11 @@ tl::unexpected<Error> server_gone() {
 Client::Client(net::OwnedFd socket) : socket_(std::move(socket)), lines_(limits::kMaxControlReplyBytes) {}
 
 Result<std::string> Client::call(const Request& request, FunctionRef<void(ProgressReport)> on_progress) {
+  return call(request, on_progress, kReceiveBytes);
+}
+
+Result<std::string> Client::call(const Request& request, FunctionRef<void(ProgressReport)> on_progress,
+                                 size_t receive_bytes) {
   ASSIGN_OR_RETURN(const std::string line, encode_request(request));
   std::string_view rest = line;
   while (!rest.empty()) {
@@ -34,7 +41,7 @@ Result<std::string> Client::call(const Request& request, FunctionRef<void(Progre
     rest.remove_prefix(static_cast<size_t>(count));
   }
   while (true) {
-    ASSIGN_OR_RETURN(const std::string answer, read_line());
+    ASSIGN_OR_RETURN(const std::string answer, read_line(receive_bytes));
     ASSIGN_OR_RETURN(ServerMessage message, decode_server_message(answer));
     if (const auto* progress = std::get_if<ProgressReport>(&message)) {
       on_progress(*progress);
@@ -51,15 +58,16 @@ Result<std::string> Client::call(const Request& request) {
 }
 
 Result<net::OwnedFd> Client::start_nbd() && {
-  RETURN_IF_ERROR(call(NbdRequest{}));
+  // What comes behind the answer is NBD already, so not a byte more is taken.
+  RETURN_IF_ERROR(call(NbdRequest{}, [](ProgressReport /*report*/) {}, 1));
   return std::move(socket_);
 }
 
-Result<std::string> Client::read_line() {
-  std::array<char, 64 * limits::kKiB> bytes{};
+Result<std::string> Client::read_line(size_t receive_bytes) {
+  std::array<char, kReceiveBytes> bytes{};
   while (true) {
     if (auto line = lines_.next()) return std::move(*line);
-    const ssize_t count = ::recv(socket_.get(), bytes.data(), bytes.size(), 0);
+    const ssize_t count = ::recv(socket_.get(), bytes.data(), receive_bytes, 0);
     if (count < 0 && errno == EINTR) continue;
     if (count <= 0) return server_gone();
     lines_.append({bytes.data(), static_cast<size_t>(count)});

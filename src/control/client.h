@@ -25,7 +25,10 @@ class Client {
   Result<net::OwnedFd> start_nbd() &&;
 
  private:
-  Result<std::string> read_line();
+  // Sends, and reads `receive_bytes` at a time until the answer.
+  Result<std::string> call(const Request& request, FunctionRef<void(ProgressReport)> on_progress,
+                           size_t receive_bytes);
+  Result<std::string> read_line(size_t receive_bytes);
 
   net::OwnedFd socket_;
   LineBuffer lines_;
