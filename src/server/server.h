@@ -1,0 +1,73 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/function.h"
+#include "base/result.h"
+#include "config/store_url.h"
+#include "config/volume_spec.h"
+#include "net/endpoint.h"
+#include "net/fd.h"
+#include "session/session_limits.h"
+
+// A whole server: the store, its volumes, the NBD sessions and the control service, on I/O threads of their
+// own. `serve` runs one with listeners; every other verb runs one without, where no server holds the store.
+
+namespace fdbnbd::server {
+
+struct ServerOptions {
+  config::StoreUrl store;
+  bool create_store = true;                    // make an embedded store that is not there
+  std::optional<uint64_t> store_memory_bytes;  // bound of the embedded store's caches and buffers
+
+  uint32_t io_threads_count = 1;
+  session::SessionLimits limits;
+
+  // Where NBD clients connect; nowhere where empty.
+  std::vector<net::Endpoint> listen;
+  bool allow_remote = false;
+  bool read_only = false;  // no NBD client may write
+  // Listen on the sockets of the service manager, where it passed any, instead of `listen`.
+  bool use_activation_sockets = false;
+
+  // The path of the control socket; none where empty.
+  std::string control_path;
+
+  // Volumes to make where they are not there; `first_volume` where there is none at all.
+  std::vector<config::VolumeSpec> volumes;
+  std::optional<config::VolumeSpec> first_volume;
+};
+
+// As many I/O threads as pay off on this machine.
+uint32_t default_io_threads_count();
+
+// All calls from one thread, which is none of the server's own.
+class Server {
+ public:
+  // Opens the store, then makes the volumes, then listens. Errors, each with what to do next: busy (another
+  // process holds the store, with its pid; an address is in use), not_found, permission, invalid,
+  // unavailable, corruption, newer_format, no_space, io.
+  static Result<std::unique_ptr<Server>> start(ServerOptions options);
+
+  virtual ~Server() = default;
+
+  // The addresses in use, as --listen takes them.
+  virtual std::vector<std::string> addresses() const = 0;
+
+  // A new control connection to this server.
+  virtual Result<net::OwnedFd> connect_control() = 0;
+
+  // Serves one NBD client on two descriptors, which stay the caller's. `on_end` is called on a thread of the
+  // server.
+  virtual void serve_descriptors(int in, int out, UniqueFunction<void()> on_end) = 0;
+
+  // Stops accepting and reading, answers what is in flight, closes the store. Waits for all that, at most
+  // limits::kShutdownTimeout for clients that take no answers. Once.
+  virtual void stop() = 0;
+};
+
+}  // namespace fdbnbd::server
