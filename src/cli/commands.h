@@ -1,0 +1,27 @@
+#pragma once
+
+#include <string>
+
+#include "cli/context.h"
+
+namespace CLI {
+class App;
+}
+
+// Each function adds verbs to the command line: their options and help, and what they do, as Context::run.
+// `context` outlives the application.
+
+namespace fdbnbd::cli {
+
+void add_serve_command(CLI::App& app, Context& context);
+void add_volume_commands(CLI::App& app, Context& context);    // create ls info resize rm mv
+void add_report_commands(CLI::App& app, Context& context);    // du check status
+void add_transfer_commands(CLI::App& app, Context& context);  // import export
+void add_bench_command(CLI::App& app, Context& context);
+// version completion; `app` has all the other verbs already.
+void add_help_commands(CLI::App& app, Context& context);
+
+// "fdb-nbd 0.1.0".
+std::string version_line();
+
+}  // namespace fdbnbd::cli

@@ -1,0 +1,95 @@
+#include <fmt/core.h>
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <memory>
+#include <utility>
+
+#include "cli/commands.h"
+#include "cli/completion.h"
+#include "cli/output.h"
+
+namespace fdbnbd::cli {
+
+namespace {
+
+std::vector<std::string> long_flags(const CLI::App& app) {
+  std::vector<std::string> flags;
+  for (const CLI::Option* option : app.get_options()) {
+    for (const std::string& name : option->get_lnames()) flags.push_back("--" + name);
+  }
+  return flags;
+}
+
+std::vector<VerbSummary> summarize(const CLI::App& app) {
+  std::vector<VerbSummary> verbs;
+  for (const CLI::App* verb : app.get_subcommands([](const CLI::App*) { return true; })) {
+    VerbSummary summary{
+        .name = verb->get_name(), .description = verb->get_description(), .flags = long_flags(*verb)};
+    for (const CLI::Option* option : verb->get_options()) {
+      const std::string argument = option->get_positional() ? option->get_name(true) : "";
+      summary.takes_volume |=
+          argument == "VOL" && verb->get_name() != "create" && verb->get_name() != "import";
+      summary.takes_file |= argument == "FILE";
+    }
+    verbs.push_back(std::move(summary));
+  }
+  return verbs;
+}
+
+void add_version(CLI::App& app, Context& context) {
+  auto json = std::make_shared<bool>(false);
+  CLI::App* verb = app.add_subcommand("version", "Tell the version");
+  verb->add_flag("--json", *json, "As JSON");
+  verb->callback([json, &context] {
+    context.run = [json]() -> Result<void> {
+      print(*json ? fmt::format("{{\"schema\":{},\"version\":\"{}\"}}\n", control::kSchema, FDBNBD_VERSION)
+                  : version_line() + "\n");
+      return {};
+    };
+  });
+}
+
+void add_completion(CLI::App& app, Context& context) {
+  auto shell = std::make_shared<std::string>();
+  CLI::App* verb =
+      app.add_subcommand("completion", "Print a completion script: source <(fdb-nbd completion bash)");
+  verb->add_option("SHELL", *shell, "bash, zsh or fish")->required();
+  verb->callback([shell, &app, &context] {
+    context.run = [shell, &app]() -> Result<void> {
+      ASSIGN_OR_RETURN(const std::string script, completion_script(*shell, summarize(app), long_flags(app)));
+      print(script);
+      return {};
+    };
+  });
+}
+
+void add_help(CLI::App& app, Context& context) {
+  auto name = std::make_shared<std::string>();
+  CLI::App* verb = app.add_subcommand("help", "Tell about the program, or about one verb");
+  verb->add_option("VERB", *name, "The verb");
+  verb->callback([name, &app, &context] {
+    context.run = [name, &app]() -> Result<void> {
+      if (name->empty()) return print(app.help("", CLI::AppFormatMode::Normal)), Result<void>();
+      for (const CLI::App* one : app.get_subcommands([](const CLI::App*) { return true; })) {
+        if (one->check_name(*name))
+          return print(one->help(app.get_name(), CLI::AppFormatMode::Normal)), Result<void>();
+      }
+      return fail(Errc::invalid, fmt::format("there is no verb \"{}\"; `fdb-nbd help` lists them", *name));
+    };
+  });
+}
+
+}  // namespace
+
+std::string version_line() {
+  return fmt::format("fdb-nbd {}", FDBNBD_VERSION);
+}
+
+void add_help_commands(CLI::App& app, Context& context) {
+  add_version(app, context);
+  add_completion(app, context);
+  add_help(app, context);
+}
+
+}  // namespace fdbnbd::cli

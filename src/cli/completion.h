@@ -1,0 +1,23 @@
+#pragma once
+
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/result.h"
+
+namespace fdbnbd::cli {
+
+struct VerbSummary {
+  std::string name;
+  std::string description;
+  std::vector<std::string> flags;  // "--json"
+  bool takes_volume = false;       // as its first argument
+  bool takes_file = false;
+};
+
+// A completion script for "bash", "zsh" or "fish"; it asks the program for the volumes' names.
+Result<std::string> completion_script(std::string_view shell, const std::vector<VerbSummary>& verbs,
+                                      const std::vector<std::string>& global_flags);
+
+}  // namespace fdbnbd::cli

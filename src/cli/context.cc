@@ -1,0 +1,73 @@
+#include "cli/context.h"
+
+#include <fmt/core.h>
+#include <unistd.h>
+
+#include <cstdlib>
+#include <filesystem>
+#include <system_error>
+#include <utility>
+
+#include "cli/progress.h"
+
+namespace fdbnbd::cli {
+
+Result<config::Config> Context::config() const {
+  if (config_path) return config::load_config(*config_path);
+  auto config = config::load_config(std::string(config::kDefaultConfigPath));
+  if (!config && config.error().code == Errc::not_found) return config::Config{};
+  return config;
+}
+
+Result<config::StoreUrl> Context::store(const config::Config& config) const {
+  const std::string text = store_text ? *store_text : config.store.value_or("rocksdb:");
+  std::string default_directory;
+  if (text == "rocksdb:") {
+    ASSIGN_OR_RETURN(
+        default_directory,
+        config::default_store_directory(geteuid() == 0, std::getenv("XDG_STATE_HOME"), std::getenv("HOME")));
+  }
+  return config::parse_store_url(text, default_directory);
+}
+
+Result<void> Context::prepare_default_store(const config::Config& config,
+                                            const config::StoreUrl& store) const {
+  const bool is_default = !store_text && !config.store;
+  if (!is_default || store.kind != config::StoreUrl::Kind::rocksdb) return {};
+  const auto parent = std::filesystem::path(store.path).parent_path();
+  std::error_code error;
+  std::filesystem::create_directories(parent, error);
+  if (!error) return {};
+  return fail(error == std::errc::permission_denied ? Errc::permission : Errc::io,
+              fmt::format("cannot make the directory {}: {}; --store names another place", parent.string(),
+                          error.message()));
+}
+
+Result<StoreAccess> Context::open_store(StoreAccess::Missing missing) const {
+  ASSIGN_OR_RETURN(const config::Config file, config());
+  ASSIGN_OR_RETURN(const config::StoreUrl url, store(file));
+  if (missing == StoreAccess::Missing::create) RETURN_IF_ERROR(prepare_default_store(file, url));
+  return StoreAccess::open(url, missing);
+}
+
+Result<std::string> Context::ask(StoreAccess& access, const control::Request& request,
+                                 const std::string& title) const {
+  ASSIGN_OR_RETURN(control::Client client, access.connect());
+  if (title.empty()) return client.call(request);
+  ProgressDisplay display(title, shows_bar());
+  return client.call(request, [&](control::ProgressReport report) {
+    display.update(report.done_bytes, report.total_bytes);
+  });
+}
+
+Result<std::string> Context::ask(const control::Request& request, StoreAccess::Missing missing,
+                                 const std::string& title) const {
+  ASSIGN_OR_RETURN(StoreAccess access, open_store(missing));
+  return ask(access, request, title);
+}
+
+bool Context::shows_bar() const {
+  return progress_enabled && isatty(STDERR_FILENO) == 1;
+}
+
+}  // namespace fdbnbd::cli

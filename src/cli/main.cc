@@ -1,0 +1,95 @@
+#include <fmt/core.h>
+
+#include <CLI/CLI.hpp>
+#include <csignal>
+#include <string>
+
+#include "base/limits.h"
+#include "base/log.h"
+#include "base/text.h"
+#include "cli/commands.h"
+#include "cli/exit_status.h"
+#include "cli/output.h"
+#include "cli/progress.h"
+
+namespace fdbnbd::cli {
+namespace {
+
+constexpr size_t kMaxErrorLineBytes = 4 * limits::kKiB;
+
+int end(ExitStatus status) {
+  return static_cast<int>(status);
+}
+
+// One line on stderr, whatever the text has.
+int end(const Error& error) {
+  fmt::print(stderr, "fdb-nbd: {}\n", escaped(error.what, kMaxErrorLineBytes));
+  return end(exit_status(error.code));
+}
+
+int usage_error(const CLI::App& app, const CLI::ParseError& error) {
+  const auto verbs = app.get_subcommands();
+  const auto unknown = app.remaining();
+  if (verbs.empty() && !unknown.empty()) {
+    fmt::print(stderr, "fdb-nbd: there is no verb \"{}\"; see: fdb-nbd --help\n",
+               escaped(unknown.front(), kMaxErrorLineBytes));
+    return end(ExitStatus::usage);
+  }
+  const std::string verb = verbs.empty() ? "" : " " + verbs.front()->get_name();
+  fmt::print(stderr, "fdb-nbd{}: {}; see: fdb-nbd{} --help\n", verb,
+             escaped(error.what(), kMaxErrorLineBytes), verb);
+  return end(ExitStatus::usage);
+}
+
+int run(int argc, char** argv) {
+  std::signal(SIGPIPE, SIG_IGN);
+  watch_progress_signals();
+  log::set_level(log::Level::warning);
+
+  Context context;
+  bool no_progress = false;
+  CLI::App app("Thin virtual disks over NBD", "fdb-nbd");
+  app.fallthrough();
+  app.require_subcommand(1);
+  app.set_version_flag("--version", version_line());
+  app.add_option(
+         "--store", context.store_text,
+         "Where the volumes are: rocksdb:PATH, memory:, fdb:[CLUSTER_FILE][?prefix=NAME], control:SOCKET")
+      ->envname("FDB_NBD_STORE");
+  app.add_option("--config", context.config_path,
+                 fmt::format("The configuration file (default {})", config::kDefaultConfigPath))
+      ->envname("FDB_NBD_CONFIG");
+  app.add_flag("--no-progress", no_progress, "No progress bar, even on a terminal");
+  app.footer(
+      "Exit status: 0 done, 1 failed, 2 usage, 3 not found, 4 exists, 5 busy, 6 fenced,\n"
+      "7 store unreachable, 8 no space, 9 corruption found, 10 differs.");
+  add_serve_command(app, context);
+  add_volume_commands(app, context);
+  add_transfer_commands(app, context);
+  add_report_commands(app, context);
+  add_bench_command(app, context);
+  add_help_commands(app, context);
+
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::Success& success) {  // --help, --version
+    return app.exit(success);
+  } catch (const CLI::ParseError& error) {
+    return usage_error(app, error);
+  }
+  context.progress_enabled = !no_progress;
+
+  const auto done = context.run();
+  const auto written = finish_output();
+  if (!done) return end(done.error());
+  if (written) return end(ExitStatus::done);
+  // Whoever read the output has had enough of it.
+  return written.error().code == Errc::peer_gone ? end(ExitStatus::failed) : end(written.error());
+}
+
+}  // namespace
+}  // namespace fdbnbd::cli
+
+int main(int argc, char** argv) {
+  return fdbnbd::cli::run(argc, argv);
+}

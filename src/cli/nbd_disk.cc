@@ -1,0 +1,202 @@
+#include "cli/nbd_disk.h"
+
+#include <fmt/core.h>
+#include <libnbd.h>
+
+#include <cerrno>
+#include <cstring>
+#include <optional>
+#include <utility>
+
+#include "base/assert.h"
+
+namespace fdbnbd::cli {
+
+namespace {
+
+constexpr char kAllocation[] = LIBNBD_CONTEXT_BASE_ALLOCATION;
+
+Errc errc_of_errno(int error) {
+  switch (error) {
+    case ENOSPC:
+    case EDQUOT:
+      return Errc::no_space;
+    case ENOENT:
+      return Errc::not_found;
+    case EPERM:
+    case EROFS:
+      return Errc::read_only;
+    case EACCES:
+      return Errc::permission;
+    case ENOTSUP:
+      return Errc::not_supported;
+    case ESHUTDOWN:
+    case ENOTCONN:
+    case ECONNRESET:
+    case EPIPE:
+      return Errc::peer_gone;
+    default:
+      return Errc::io;
+  }
+}
+
+Error request_error(std::string_view what, uint64_t offset_bytes, uint64_t length_bytes, int error) {
+  return {errc_of_errno(error), fmt::format("{} of {} bytes at offset {} failed: {}", what, length_bytes,
+                                            offset_bytes, std::strerror(error))};
+}
+
+// The last failure of libnbd on this thread.
+Error library_error(std::string_view what) {
+  const int error = nbd_get_errno();
+  const char* text = nbd_get_error();
+  return {error == 0 ? Errc::io : errc_of_errno(error),
+          fmt::format("{}: {}", what, text != nullptr ? text : "failed")};
+}
+
+}  // namespace
+
+struct NbdDisk::State {
+  ~State() { nbd_close(handle); }
+
+  nbd_handle* handle = nullptr;
+  size_t in_flight_count = 0;
+  std::optional<Error> first_error;
+  bool closing = false;  // nobody is called back any more
+};
+
+struct NbdDisk::Request {
+  State* state;
+  const char* what;
+  uint64_t offset_bytes;
+  uint64_t length_bytes;
+  Done on_done;
+};
+
+NbdDisk::NbdDisk(std::unique_ptr<State> state, uint64_t size_bytes)
+    : state_(std::move(state)), size_bytes_(size_bytes) {}
+NbdDisk::NbdDisk(NbdDisk&&) noexcept = default;
+
+NbdDisk::~NbdDisk() {
+  if (!state_) return;
+  state_->closing = true;
+  if (nbd_aio_is_ready(state_->handle) == 1) nbd_shutdown(state_->handle, LIBNBD_SHUTDOWN_ABANDON_PENDING);
+}
+
+Result<NbdDisk> NbdDisk::open(net::OwnedFd socket, const std::string& name) {
+  auto state = std::make_unique<State>();
+  state->handle = nbd_create();
+  if (state->handle == nullptr) return tl::unexpected(library_error("NBD client"));
+  nbd_handle* const handle = state->handle;
+  const std::string doing = fmt::format("volume \"{}\"", name);
+  if (nbd_set_export_name(handle, name.c_str()) != 0 || nbd_add_meta_context(handle, kAllocation) != 0 ||
+      nbd_set_pread_initialize(handle, false) != 0 || nbd_connect_socket(handle, socket.release()) != 0) {
+    return tl::unexpected(library_error(doing));
+  }
+  const int64_t size_bytes = nbd_get_size(handle);
+  if (size_bytes < 0) return tl::unexpected(library_error(doing));
+  return NbdDisk(std::move(state), static_cast<uint64_t>(size_bytes));
+}
+
+bool NbdDisk::read_only() const {
+  return nbd_is_read_only(state_->handle) == 1;
+}
+
+int NbdDisk::on_complete(void* user_data, int* error) {
+  auto* const request = static_cast<Request*>(user_data);
+  State& state = *request->state;
+  ASSERT(state.in_flight_count > 0);
+  --state.in_flight_count;
+  if (*error != 0 && !state.first_error) {
+    state.first_error = request_error(request->what, request->offset_bytes, request->length_bytes, *error);
+  }
+  if (request->on_done && !state.closing) request->on_done(*error == 0);
+  return 1;  // retires the command
+}
+
+namespace {
+
+template <typename Request>
+void free_request(void* user_data) {
+  delete static_cast<Request*>(user_data);
+}
+
+}  // namespace
+
+Result<void> NbdDisk::begin_read(uint64_t offset_bytes, MutableByteView into, Done on_done) {
+  auto* const request = new Request{state_.get(), "a read", offset_bytes, into.size(), std::move(on_done)};
+  ++state_->in_flight_count;
+  // libnbd frees the request, also where this fails.
+  if (nbd_aio_pread(state_->handle, into.data(), into.size(), offset_bytes,
+                    {.callback = on_complete, .user_data = request, .free = free_request<Request>}, 0) < 0) {
+    --state_->in_flight_count;
+    return tl::unexpected(library_error("read"));
+  }
+  return {};
+}
+
+Result<void> NbdDisk::begin_write(uint64_t offset_bytes, ByteView data, Done on_done) {
+  auto* const request = new Request{state_.get(), "a write", offset_bytes, data.size(), std::move(on_done)};
+  ++state_->in_flight_count;
+  if (nbd_aio_pwrite(state_->handle, data.data(), data.size(), offset_bytes,
+                     {.callback = on_complete, .user_data = request, .free = free_request<Request>}, 0) < 0) {
+    --state_->in_flight_count;
+    return tl::unexpected(library_error("write"));
+  }
+  return {};
+}
+
+Result<void> NbdDisk::begin_zero(uint64_t offset_bytes, uint64_t length_bytes, Done on_done) {
+  auto* const request = new Request{state_.get(), "zeroing", offset_bytes, length_bytes, std::move(on_done)};
+  ++state_->in_flight_count;
+  if (nbd_aio_zero(state_->handle, length_bytes, offset_bytes,
+                   {.callback = on_complete, .user_data = request, .free = free_request<Request>}, 0) < 0) {
+    --state_->in_flight_count;
+    return tl::unexpected(library_error("zero"));
+  }
+  return {};
+}
+
+Result<void> NbdDisk::wait_below(size_t count) {
+  while (state_->in_flight_count >= count && !state_->first_error) {
+    if (nbd_poll(state_->handle, -1) < 0)
+      return tl::unexpected(library_error("the connection to the volume"));
+  }
+  if (state_->first_error) return tl::unexpected(*state_->first_error);
+  return {};
+}
+
+size_t NbdDisk::in_flight_count() const {
+  return state_->in_flight_count;
+}
+
+Result<std::vector<block::StatusExtent>> NbdDisk::block_status(uint64_t offset_bytes, uint64_t length_bytes) {
+  std::vector<block::StatusExtent> extents;
+  if (nbd_can_meta_context(state_->handle, kAllocation) != 1) {
+    extents.push_back({.length_bytes = length_bytes, .is_hole = false, .is_zero = false});
+    return extents;
+  }
+  const auto collect = [](void* user_data, const char* context, uint64_t /*offset*/, uint32_t* entries,
+                          size_t entries_count, int* /*error*/) {
+    auto& list = *static_cast<std::vector<block::StatusExtent>*>(user_data);
+    if (std::strcmp(context, kAllocation) != 0) return 0;
+    for (size_t i = 0; i + 1 < entries_count; i += 2) {
+      list.push_back({.length_bytes = entries[i],
+                      .is_hole = (entries[i + 1] & LIBNBD_STATE_HOLE) != 0,
+                      .is_zero = (entries[i + 1] & LIBNBD_STATE_ZERO) != 0});
+    }
+    return 0;
+  };
+  if (nbd_block_status(state_->handle, length_bytes, offset_bytes,
+                       {.callback = collect, .user_data = &extents, .free = nullptr}, 0) != 0) {
+    return tl::unexpected(library_error("block status"));
+  }
+  if (extents.empty()) return fail(Errc::protocol, "the server gave no block status");
+  return extents;
+}
+
+Result<void> NbdDisk::flush() {
+  if (nbd_flush(state_->handle, 0) != 0) return tl::unexpected(library_error("flush"));
+  return {};
+}
+
+}  // namespace fdbnbd::cli

@@ -1,0 +1,87 @@
+#include "cli/store_access.h"
+
+#include <fmt/core.h>
+
+#include <chrono>
+#include <thread>
+#include <utility>
+
+namespace fdbnbd::cli {
+
+namespace {
+
+using config::StoreUrl;
+
+// How long a server may take to come up, or to let go of the store.
+constexpr auto kPatience = std::chrono::seconds(5);
+constexpr auto kRetryDelay = std::chrono::milliseconds(50);
+
+// Whether a server answers at `path`.
+Result<void> say_hello(const std::string& path) {
+  ASSIGN_OR_RETURN(net::OwnedFd socket, control::connect_control_socket(path));
+  control::Client client(std::move(socket));
+  RETURN_IF_ERROR(client.call(control::HelloRequest{}));
+  return {};
+}
+
+Result<std::unique_ptr<server::Server>> start_here(const StoreUrl& store, StoreAccess::Missing missing) {
+  server::ServerOptions options;
+  options.store = store;
+  options.create_store = missing == StoreAccess::Missing::create;
+  return server::Server::start(std::move(options));
+}
+
+}  // namespace
+
+StoreAccess::StoreAccess(std::string control_path) : control_path_(std::move(control_path)) {}
+StoreAccess::StoreAccess(std::unique_ptr<server::Server> server) : server_(std::move(server)) {}
+StoreAccess::StoreAccess(StoreAccess&&) noexcept = default;
+StoreAccess& StoreAccess::operator=(StoreAccess&&) noexcept = default;
+
+StoreAccess::~StoreAccess() {
+  if (server_) server_->stop();
+}
+
+Result<StoreAccess> StoreAccess::open(const StoreUrl& store, Missing missing) {
+  if (store.kind == StoreUrl::Kind::control) {
+    auto hello = say_hello(store.path);
+    if (hello) return StoreAccess(store.path);
+    // No server is no store.
+    const Errc code = hello.error().code == Errc::not_found ? Errc::unavailable : hello.error().code;
+    return fail(code, hello.error().what + "; start it with: fdb-nbd serve --control " + store.path);
+  }
+  if (store.kind != StoreUrl::Kind::rocksdb) {
+    ASSIGN_OR_RETURN(auto server, start_here(store, missing));
+    return StoreAccess(std::move(server));
+  }
+  const std::string control_path = config::control_socket_in(store.path);
+  const auto deadline = std::chrono::steady_clock::now() + kPatience;
+  while (true) {
+    auto hello = say_hello(control_path);
+    if (hello) return StoreAccess(control_path);
+    const bool in_vain = std::chrono::steady_clock::now() >= deadline;
+    const Errc code = hello.error().code;
+    if (code == Errc::permission) return propagate(hello);
+    if (code == Errc::peer_gone) {
+      // It is stopping: the store is free in a moment.
+      if (in_vain)
+        return fail(Errc::busy, fmt::format("the server at {} is stopping; try again", control_path));
+    } else if (code == Errc::busy) {
+      if (in_vain) return propagate(hello);
+    } else {
+      // Nobody listens, so the store should be free; it is not while a server starts.
+      auto server = start_here(store, missing);
+      if (server) return StoreAccess(std::move(*server));
+      if (server.error().code != Errc::busy || in_vain) return propagate(server);
+    }
+    std::this_thread::sleep_for(kRetryDelay);
+  }
+}
+
+Result<control::Client> StoreAccess::connect() {
+  ASSIGN_OR_RETURN(net::OwnedFd socket,
+                   server_ ? server_->connect_control() : control::connect_control_socket(control_path_));
+  return control::Client(std::move(socket));
+}
+
+}  // namespace fdbnbd::cli

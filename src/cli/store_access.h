@@ -1,0 +1,41 @@
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "base/result.h"
+#include "config/store_url.h"
+#include "control/client.h"
+#include "server/server.h"
+
+namespace fdbnbd::cli {
+
+// The way to a store: the running server that holds it, or a server in this process for as long as this
+// lives.
+class StoreAccess {
+ public:
+  enum class Missing {
+    create,  // an embedded store that is not there is made
+    fail,    // it is Errc::not_found
+  };
+
+  // Waits a moment for a server that is starting or stopping. busy: another process holds the store, with its
+  // pid; not_found, unavailable, permission and the rest of Server::start.
+  static Result<StoreAccess> open(const config::StoreUrl& store, Missing missing);
+
+  StoreAccess(StoreAccess&&) noexcept;
+  StoreAccess& operator=(StoreAccess&&) noexcept;
+  ~StoreAccess();
+
+  // A new control connection.
+  Result<control::Client> connect();
+
+ private:
+  explicit StoreAccess(std::string control_path);
+  explicit StoreAccess(std::unique_ptr<server::Server> server);
+
+  std::string control_path_;  // of the running server; empty where it is server_
+  std::unique_ptr<server::Server> server_;
+};
+
+}  // namespace fdbnbd::cli
