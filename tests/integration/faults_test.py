@@ -139,9 +139,9 @@ def store_that_another_server_holds_is_busy():
 def store_in_a_place_that_cannot_be_a_directory_is_refused():
     requires_fdb_nbd()
     with tempfile.NamedTemporaryFile() as file:
-        expect_refusal(serve_once(f"rocksdb:{file.name}/store"), (1, 7), file.name)
-        expect_refusal(serve_once(f"rocksdb:{file.name}"), (1, 7), file.name)
-    expect_refusal(serve_once("rocksdb:/proc/fdb-nbd-store"), (1, 7), "/proc/fdb-nbd-store")
+        expect_refusal(serve_once(f"rocksdb:{file.name}/store"), (1, 2), file.name)
+        expect_refusal(serve_once(f"rocksdb:{file.name}"), (1, 2), file.name)
+    expect_refusal(serve_once("rocksdb:/proc/fdb-nbd-store"), (1, 2, 3), "/proc/fdb-nbd-store")
 
 
 @test
@@ -154,13 +154,19 @@ def store_url_that_is_none_is_a_usage_error():
 
 
 @test
-def missing_directories_are_made():
+def missing_directory_is_made_for_its_owner_alone():
+    requires_fdb_nbd()
+    with Server(volumes={"disk": MiB}, store="rocksdb:DIR") as server:
+        server.check_serves()
+        mode = os.stat(os.path.join(server.directory, "store")).st_mode & 0o777
+        expect_equal("mode of the store's directory", oct(mode & 0o077), "0o0")
+
+
+@test
+def missing_parent_directory_is_named():
     requires_fdb_nbd()
     with tempfile.TemporaryDirectory() as directory:
-        with Server(volumes={"disk": MiB}, store=f"rocksdb:{directory}/new/deeper") as server:
-            server.check_serves()
-            mode = os.stat(f"{directory}/new/deeper").st_mode & 0o777
-            expect_equal("mode of the store's directory", oct(mode & 0o027), "0o0")
+        expect_refusal(serve_once(f"rocksdb:{directory}/no/store"), (1, 3), f"{directory}/no")
 
 
 def written_store(server):
@@ -225,6 +231,49 @@ def flip_bits(path, count, chance):
             byte = file.read(1)[0] ^ 1 << chance.randrange(8)
             file.seek(at)
             file.write(bytes([byte]))
+
+
+@test(limit=180)
+def a_damaged_value_is_eio_for_its_block_alone():
+    requires_fdb_nbd()
+    chance = random.Random(random_seed())
+    with Server(volumes={"disk": 64 * MiB}, store="rocksdb:DIR", tcp=False) as server:
+        count = written_store(server)
+        store, pristine = os.path.join(server.directory, "store"), os.path.join(server.directory, "pristine")
+        sample = data_of(3)[40_000:40_200]   # inside one block; random data is stored as it came
+        holders = [p for p in glob.glob(os.path.join(store, "**", "*"), recursive=True) if os.path.isfile(p) and sample in open(p, "rb").read()]
+        expect("a file that holds the data", holders, "one", sorted(os.listdir(store)))
+        os.rename(store, pristine)
+        for _ in range(6):
+            shutil.copytree(pristine, store)
+            for holder in holders:
+                with open(holder, "r+b") as file:
+                    file.seek(file.read().index(sample) + chance.randrange(len(sample)))
+                    at = file.tell()
+                    byte = file.read(1)[0] ^ 1 << chance.randrange(8)
+                    file.seek(at)
+                    file.write(bytes([byte]))
+            server.start()
+            damaged = 3 * PIECE + 40_000 // 4096 * 4096
+            with server.session() as wire:
+                for number in range(count):
+                    if number != 3:
+                        expect_data(f"piece {number}", wire.read(number * PIECE, PIECE), data_of(number))
+                wire.expect(EIO, CMD_READ, damaged, 4096, what="READ of the damaged block")
+                wire.expect(EIO, CMD_READ, 3 * PIECE, PIECE, what="READ of the piece around it")
+                for at in range(3 * PIECE, 4 * PIECE, 4096):
+                    if at != damaged:
+                        expect_data(f"block at {at}", wire.read(at, 4096), data_of(3)[at - 3 * PIECE:at - 3 * PIECE + 4096])
+            done = fdb_nbd("check", store=server.store, status=9)
+            expect("check", "disk" in done.stdout + done.stderr and str(damaged) in done.stdout + done.stderr, f"the volume and the offset {damaged}",
+                   done.stdout + done.stderr)
+            with server.session() as wire:
+                wire.write(damaged, bytes([7]) * 4096)
+                expect_data("the block once it is written anew", wire.read(damaged, 4096), bytes([7]) * 4096)
+            server.kill()
+            shutil.rmtree(store)
+        os.rename(pristine, store)
+        server.start()
 
 
 @test

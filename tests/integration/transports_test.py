@@ -24,7 +24,7 @@ def use(wire, size=MiB):
     wire.disconnect()
 
 
-def serve(*arguments, store="memory:", status=1, timeout=20):
+def serve(*arguments, store="memory:", status, timeout=20):
     """A server that must not start."""
     return tool(PROGRAM, "--store", store, "serve", *arguments, status=status, timeout=timeout)
 
@@ -66,7 +66,7 @@ def tcp_connections_have_keepalive():
                 rows = [line.split() for line in file.readlines()[1:]]
             established, local = "01", f"0100007F:{server.port:04X}"
             return [row[5].split(":")[0] for row in rows if row[1] == local and row[3] == established]
-        expect_equal("timer of the server's side (02: keepalive)", eventually("the connection in /proc/net/tcp", timers), ["02"])
+        eventually("a keepalive timer (02) on the server's side, in /proc/net/tcp", lambda: timers() == ["02"])
 
 
 @test
@@ -93,7 +93,7 @@ def unix_socket_is_removed_on_sigterm():
 def unix_socket_in_use_is_not_taken_over():
     requires_fdb_nbd()
     with Server(volumes={"disk": MiB}) as server:
-        done = serve("--listen", f"unix:{server.socket_path}")
+        done = serve("--listen", f"unix:{server.socket_path}", status=5)
         expect("the error", server.socket_path in done.stderr, "one that names the socket", done.stderr)
         use(server.connect(tcp=False))
 
@@ -105,7 +105,7 @@ def unix_socket_over_a_file_is_refused_and_the_file_kept():
         path = os.path.join(directory, "precious")
         with open(path, "w") as file:
             file.write("data")
-        serve("--listen", f"unix:{path}")
+        serve("--listen", f"unix:{path}", status=4)
         with open(path) as file:
             expect_equal("the file", file.read(), "data")
 
@@ -115,7 +115,7 @@ def port_in_use_is_a_clear_error():
     requires_fdb_nbd()
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        done = serve("--listen", f"tcp://127.0.0.1:{port}")
+        done = serve("--listen", f"tcp://127.0.0.1:{port}", status=5)
         expect("the error", str(port) in done.stderr and "in use" in done.stderr, "one that names the port", done.stderr)
 
 
