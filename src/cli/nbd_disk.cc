@@ -169,20 +169,18 @@ size_t NbdDisk::in_flight_count() const {
   return state_->in_flight_count;
 }
 
-Result<std::vector<block::StatusExtent>> NbdDisk::block_status(uint64_t offset_bytes, uint64_t length_bytes) {
-  std::vector<block::StatusExtent> extents;
+Result<std::vector<DiskExtent>> NbdDisk::block_status(uint64_t offset_bytes, uint64_t length_bytes) {
+  std::vector<DiskExtent> extents;
   if (nbd_can_meta_context(state_->handle, kAllocation) != 1) {
-    extents.push_back({.length_bytes = length_bytes, .is_hole = false, .is_zero = false});
+    extents.push_back({.length_bytes = length_bytes, .is_zero = false});
     return extents;
   }
   const auto collect = [](void* user_data, const char* context, uint64_t /*offset*/, uint32_t* entries,
                           size_t entries_count, int* /*error*/) {
-    auto& list = *static_cast<std::vector<block::StatusExtent>*>(user_data);
+    auto& list = *static_cast<std::vector<DiskExtent>*>(user_data);
     if (std::strcmp(context, kAllocation) != 0) return 0;
     for (size_t i = 0; i + 1 < entries_count; i += 2) {
-      list.push_back({.length_bytes = entries[i],
-                      .is_hole = (entries[i + 1] & LIBNBD_STATE_HOLE) != 0,
-                      .is_zero = (entries[i + 1] & LIBNBD_STATE_ZERO) != 0});
+      list.push_back({.length_bytes = entries[i], .is_zero = (entries[i + 1] & LIBNBD_STATE_ZERO) != 0});
     }
     return 0;
   };

@@ -8,12 +8,17 @@
 #include "base/bytes.h"
 #include "base/function.h"
 #include "base/result.h"
-#include "block/export.h"
 #include "net/fd.h"
 
 struct nbd_handle;
 
 namespace fdbnbd::cli {
+
+// A stretch of a disk that reads as zeroes, or may have data.
+struct DiskExtent {
+  uint64_t length_bytes = 0;
+  bool is_zero = false;
+};
 
 // A volume as an NBD client sees it, over a connection that is there already. Requests run in parallel: they
 // are begun, and wait_below() lets them end. One thread.
@@ -43,7 +48,7 @@ class NbdDisk {
   size_t in_flight_count() const;
 
   // What is behind [offset, offset + length), from the offset on; at least one extent.
-  Result<std::vector<block::StatusExtent>> block_status(uint64_t offset_bytes, uint64_t length_bytes);
+  Result<std::vector<DiskExtent>> block_status(uint64_t offset_bytes, uint64_t length_bytes);
 
   // Everything that was written is on stable storage.
   Result<void> flush();

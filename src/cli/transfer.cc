@@ -206,7 +206,7 @@ class Exporter {
       ASSIGN_OR_RETURN(const auto extents,
                        disk_.block_status(offset_bytes_, std::min(limits::kTransferStatusBytes,
                                                                   disk_.size_bytes() - offset_bytes_)));
-      for (const block::StatusExtent& extent : extents) {
+      for (const DiskExtent& extent : extents) {
         RETURN_IF_ERROR(copy(extent));
         if (offset_bytes_ == disk_.size_bytes()) break;
       }
@@ -223,7 +223,7 @@ class Exporter {
     bool done = false;
   };
 
-  Result<void> copy(const block::StatusExtent& extent) {
+  Result<void> copy(const DiskExtent& extent) {
     uint64_t left_bytes = std::min(extent.length_bytes, disk_.size_bytes() - offset_bytes_);
     if (extent.is_zero && options_.leave_holes) {
       offset_bytes_ += left_bytes;
