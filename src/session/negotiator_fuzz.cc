@@ -66,10 +66,12 @@ std::string build_script(std::string_view script) {
       case 2:
         payload = proto::client::meta_payload(name, {"base:allocation", (how & 4) != 0 ? "base:" : "x:y"});
         break;
-      case 3:
-        payload = script.substr(0, std::min<size_t>(take(), script.size()));
+      default: {
+        const size_t payload_bytes = take();
+        payload = script.substr(0, payload_bytes);
+        script.remove_prefix(payload.size());
+      }
     }
-    if ((how & 3) == 3) script.remove_prefix(payload.size());
     if ((how & 24) == 24 && !payload.empty()) payload[number % payload.size()] ^= 1;
     bytes += proto::client::option(uint32_t{number} & 15, payload);
   }

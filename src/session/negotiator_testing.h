@@ -24,6 +24,7 @@ struct ScriptedRegistry {
     if (const auto failure = failures.find(""); failure != failures.end())
       return tl::unexpected(failure->second);
     std::vector<block::ExportListing> listing;
+    listing.reserve(exports.size());
     for (const block::ExportInfo& info : exports)
       listing.push_back({.name = info.name, .description = info.description});
     return listing;
