@@ -117,6 +117,26 @@ Task<ClientReply> TestClient::call(proto::Request request, std::vector<std::byte
   co_return std::move(*reply);
 }
 
+Task<void> TestClient::disconnect() {
+  co_await send({.command = Command::disc});
+  const auto nothing = co_await receive();
+  EXPECT_FALSE(nothing.has_value());
+  stream_->close();
+}
+
+Task<void> TestClient::receive_all() {
+  while (!pending_.empty()) {
+    if (!co_await receive()) co_return;
+  }
+}
+
+Task<void> TestClient::receive_until_end(size_t& replies_count) {
+  while (const auto reply = co_await receive()) {
+    EXPECT_EQ(reply->error, NbdError::ok);
+    ++replies_count;
+  }
+}
+
 Task<std::optional<ClientReply>> TestClient::receive() {
   std::optional<ClientReply> done;
   while (!done) {

@@ -31,6 +31,21 @@ struct ClientReply {
   std::vector<std::pair<uint32_t, uint32_t>> extents;  // of a BLOCK_STATUS: length, flags
 };
 
+// Requests without a cookie.
+inline proto::Request plain_request(proto::Command command, uint64_t offset_bytes, uint32_t length_bytes,
+                                    uint16_t flags = 0) {
+  return {.flags = flags, .command = command, .offset_bytes = offset_bytes, .length_bytes = length_bytes};
+}
+inline proto::Request read_request(uint64_t offset_bytes, uint32_t length_bytes, uint16_t flags = 0) {
+  return plain_request(proto::Command::read, offset_bytes, length_bytes, flags);
+}
+inline proto::Request write_request(uint64_t offset_bytes, uint32_t length_bytes, uint16_t flags = 0) {
+  return plain_request(proto::Command::write, offset_bytes, length_bytes, flags);
+}
+inline std::vector<std::byte> filled(size_t count, int value) {
+  return std::vector<std::byte>(count, static_cast<std::byte>(value));
+}
+
 class TestClient {
  public:
   struct Options {
@@ -48,6 +63,12 @@ class TestClient {
 
   // The next free cookie is given to requests that have none.
   Task<uint64_t> send(proto::Request request, std::vector<std::byte> payload = {});
+  // DISC; nothing but the end comes back. Closes the stream.
+  Task<void> disconnect();
+  // Receives until nothing is in flight, or the connection has ended.
+  Task<void> receive_all();
+  // Receives until the connection has ended; every reply is a success. Counts them.
+  Task<void> receive_until_end(size_t& replies_count);
   // The next reply that is complete; nothing at the end of the connection. A reply that nobody asked for, or
   // of a wrong form, fails the test.
   Task<std::optional<ClientReply>> receive();

@@ -8,7 +8,6 @@
 #include <string>
 #include <vector>
 
-#include "base/checked_math.h"
 #include "session/sim_server_testing.h"
 
 // Sessions against a fake Export on a simulated loop: one thread, no sockets, no real time.
@@ -24,29 +23,7 @@ using std::chrono::milliseconds;
 using std::chrono::seconds;
 using testing::ElementsAre;
 
-constexpr uint64_t kKiB = limits::kKiB;
 constexpr uint64_t kMiB = limits::kMiB;
-
-Request read_request(uint64_t offset, uint32_t length, uint16_t flags = 0) {
-  return {.flags = flags, .command = Command::read, .offset_bytes = offset, .length_bytes = length};
-}
-Request write_request(uint64_t offset, uint32_t length, uint16_t flags = 0) {
-  return {.flags = flags, .command = Command::write, .offset_bytes = offset, .length_bytes = length};
-}
-Request plain_request(Command command, uint64_t offset, uint32_t length, uint16_t flags = 0) {
-  return {.flags = flags, .command = command, .offset_bytes = offset, .length_bytes = length};
-}
-
-std::vector<std::byte> filled(size_t count, int value) {
-  return std::vector<std::byte>(count, static_cast<std::byte>(value));
-}
-
-Task<void> disconnect(TestClient& client) {
-  co_await client.send({.command = Command::disc});
-  const auto nothing = co_await client.receive();
-  EXPECT_FALSE(nothing.has_value());
-  client.stream().close();
-}
 
 // --- What commands do
 
@@ -81,7 +58,7 @@ Task<void> use_every_command(SimServer& world, bool structured) {
                 ElementsAre(std::pair(4096u, proto::kStateHole | proto::kStateZero), std::pair(4096u, 0u),
                             std::pair(4096u, proto::kStateHole | proto::kStateZero)));
   }
-  co_await disconnect(client);
+  co_await client.disconnect();
 }
 
 TEST(Transmission, ServesEveryCommandWithStructuredReplies) {
@@ -117,7 +94,7 @@ Task<void> read_holes(SimServer& world) {
   reply = co_await client.call(read_request(8192, 4096));
   EXPECT_EQ(reply.chunks.size(), 1u);
   EXPECT_EQ(reply.chunks.front().type, ChunkType::offset_data);
-  co_await disconnect(client);
+  co_await client.disconnect();
 }
 
 TEST(Transmission, HolesAreHoleChunksUnlessTheClientForbidsFragments) {
@@ -133,7 +110,7 @@ Task<void> read_fragmented(SimServer& world) {
   const auto reply = co_await client.call(read_request(0, static_cast<uint32_t>(bytes.size())));
   EXPECT_EQ(reply.chunks.size(), bytes.size() / 4096);
   EXPECT_TRUE(reply.data == bytes);
-  co_await disconnect(client);
+  co_await client.disconnect();
 }
 
 TEST(Transmission, AReplyMayHaveMorePartsThanOneSendTakes) {
@@ -149,7 +126,7 @@ Task<void> zero_lengths(SimServer& world, bool structured) {
     const auto reply = co_await client.call(plain_request(command, 0, 0));
     EXPECT_EQ(reply.error, NbdError::ok) << command_name(command);
   }
-  co_await disconnect(client);
+  co_await client.disconnect();
 }
 
 TEST(Transmission, RequestsOfNoBytesSucceedWithoutTheExport) {
@@ -175,7 +152,7 @@ Task<void> status_limits(SimServer& world) {
   for (const auto& [length, flags] : reply.extents) total += length;
   EXPECT_LE(total, 4096u * 9);
   EXPECT_GE(reply.extents.size(), 9u);
-  co_await disconnect(client);
+  co_await client.disconnect();
 }
 
 TEST(Transmission, BlockStatusKeepsToTheRequest) {
@@ -220,7 +197,7 @@ Task<void> provoke_errors(SimServer& world, bool structured) {
   const auto reply = co_await client.call(read_request(0, static_cast<uint32_t>(end)));
   EXPECT_TRUE(is_all_zero(reply.data));
   EXPECT_EQ(reply.data.size(), end);
-  co_await disconnect(client);
+  co_await client.disconnect();
 }
 
 TEST(Transmission, InvalidRequestsAreAnsweredAndTheStreamStaysInStep) {
@@ -239,7 +216,7 @@ Task<void> fail_in_the_store(SimServer& world, bool structured) {
   EXPECT_EQ(reply.error, NbdError::eio);
   reply = co_await client.call(plain_request(Command::flush, 0, 0));
   EXPECT_EQ(reply.error, NbdError::ok);
-  co_await disconnect(client);
+  co_await client.disconnect();
 }
 
 TEST(Transmission, ErrorsOfTheStoreReachTheClient) {
@@ -262,7 +239,7 @@ Task<void> write_read_only(SimServer& world) {
         co_await client.call(plain_request(command, 0, 512), filled(command == Command::write ? 512 : 0, 1));
     EXPECT_EQ(reply.error, NbdError::eperm);
   }
-  co_await disconnect(client);
+  co_await client.disconnect();
 }
 
 TEST(Transmission, AReadOnlyExportRefusesChanges) {
@@ -287,7 +264,7 @@ Task<void> pipeline(SimServer& world, std::vector<uint64_t>& order) {
     EXPECT_EQ(reply->error, NbdError::ok);
     order.push_back(reply->cookie);
   }
-  co_await disconnect(client);
+  co_await client.disconnect();
 }
 
 TEST(Transmission, PipelinedRequestsAreAnsweredInTheOrderTheyEnd) {
@@ -322,13 +299,6 @@ TEST(Transmission, TheExportSeesAllRequestsOfABatch) {
 
 // --- The end of a connection
 
-Task<void> collect_until_end(TestClient& client, size_t& replies) {
-  while (const auto reply = co_await client.receive()) {
-    EXPECT_EQ(reply->error, NbdError::ok);
-    ++replies;
-  }
-}
-
 Task<void> writes_then_end(SimServer& world, bool disc, size_t& replies) {
   TestClient client(world.dial());
   EXPECT_TRUE(co_await client.connect({}));
@@ -341,7 +311,7 @@ Task<void> writes_then_end(SimServer& world, bool disc, size_t& replies) {
   if (disc) batch += client.encode(last);
   EXPECT_TRUE((co_await client.stream().write_all(as_bytes(batch))).has_value());
   if (!disc) client.stream().shutdown_write();
-  co_await collect_until_end(client, replies);
+  co_await client.receive_until_end(replies);
   client.stream().close();
 }
 
@@ -443,7 +413,7 @@ Task<void> break_the_protocol(SimServer& world, std::string garbage, size_t& rep
   const std::string batch =
       client.encode(first, filled(16, 1)) + garbage + client.encode(second, filled(16, 1));
   (void)co_await client.stream().write_all(as_bytes(batch));
-  co_await collect_until_end(client, replies);
+  co_await client.receive_until_end(replies);
   client.stream().close();
 }
 
@@ -463,245 +433,6 @@ TEST(Transmission, AHugeWriteEndsTheConnectionWithoutMemory) {
   world.run(break_the_protocol(world, encoder.encode(huge), replies));
   EXPECT_EQ(world.exported->bytes()[4096], std::byte{0});
   EXPECT_EQ(world.server.stats().protocol_errors, 1u);
-}
-
-// --- Memory
-
-SessionLimits small_limits() {
-  SessionLimits limits;
-  limits.connection_bytes = 256 * kKiB;
-  limits.process_bytes = kMiB;
-  limits.reserved_for_small_bytes = 128 * kKiB;
-  limits.small_request_bytes = 8 * kKiB;
-  return limits;
-}
-
-// Sends requests until the pipe is full, reads nothing.
-Task<void> flood(SimServer& world, TestClient& client, Command command, uint32_t length, bool& ended) {
-  if (co_await client.connect({})) {
-    for (int i = 0; i < 40; ++i) {
-      Request request = plain_request(command, 0, length);
-      const std::string bytes = client.encode(request, filled(command == Command::write ? length : 0, 1));
-      const auto written = co_await client.stream().write_all(as_bytes(bytes));
-      if (!written) break;
-      co_await reschedule(world.loop);
-    }
-  }
-  ended = true;
-}
-
-Task<void> use_politely(SimServer& world, int rounds, Duration& longest) {
-  TestClient client(world.dial());
-  EXPECT_TRUE(co_await client.connect({}));
-  for (int i = 0; i < rounds; ++i) {
-    const auto begin = world.loop.clock().now();
-    const auto reply = co_await client.call(read_request(4096, 4096));
-    EXPECT_EQ(reply.error, NbdError::ok);
-    longest = std::max<Duration>(longest, world.loop.clock().now() - begin);
-    EXPECT_LE(world.server.stats().bytes_in_flight, kMiB);
-    co_await sleep_for(world.loop, milliseconds(500));
-  }
-  co_await disconnect(client);
-}
-
-TEST(Transmission, FloodsStayWithinTheBudgetAndOthersAreServed) {
-  SimServer world({.limits = small_limits(), .fake = {.hole_block_bytes = 0}, .pipe_bytes = 16 * kKiB});
-  std::vector<std::unique_ptr<TestClient>> clients;
-  TaskScope scope;
-  std::array<bool, 32> ended{};
-  for (size_t i = 0; i < ended.size(); ++i) {
-    clients.push_back(std::make_unique<TestClient>(world.dial()));
-    scope.spawn(flood(world, *clients.back(), i % 2 == 0 ? Command::read : Command::write,
-                      i % 4 < 2 ? 100 * kKiB : 200 * kKiB, ended[i]));
-  }
-  Duration longest{};
-  world.run(use_politely(world, 60, longest));
-  EXPECT_LT(longest, milliseconds(1));
-  EXPECT_LE(world.server.stats().bytes_in_flight, kMiB);
-  // Those that neither read nor send on while others wait are dropped, so that everybody gets a turn.
-  EXPECT_GT(world.server.stats().evicted_peers, 0u);
-  for (const auto& client : clients) client->stream().close();
-  world.run_for(seconds(1));
-  EXPECT_EQ(scope.running_count(), 0u);
-}
-
-Task<void> count_limit(SimServer& world, TestClient& client) {
-  EXPECT_TRUE(co_await client.connect({}));
-  std::string batch;
-  for (int i = 0; i < 100; ++i) {
-    Request request = plain_request(Command::cache, 0, 512);
-    batch += client.encode(request);
-  }
-  EXPECT_TRUE((co_await client.stream().write_all(as_bytes(batch))).has_value());
-  co_await sleep_for(world.loop, milliseconds(1));
-}
-
-Task<void> receive_all(TestClient& client) {
-  while (client.in_flight_count() > 0) {
-    if (!co_await client.receive()) co_return;
-  }
-}
-
-TEST(Transmission, RequestsInFlightAreCounted) {
-  SessionLimits limits;
-  limits.requests_per_connection = 10;
-  SimServer world({.limits = limits, .fake = {}});
-  world.exported->hold();
-  TestClient client(world.dial());
-  world.run(count_limit(world, client));
-  EXPECT_EQ(world.exported->running_count(), 10u);
-  world.exported->let_go();
-  world.run(receive_all(client));
-  EXPECT_EQ(client.in_flight_count(), 0u);
-  client.stream().close();
-}
-
-Task<void> large_then_done(SimServer& world) {
-  TestClient client(world.dial());
-  EXPECT_TRUE(co_await client.connect({}));
-  auto reply = co_await client.call(write_request(0, 4 * kMiB), filled(4 * kMiB, 5));
-  EXPECT_EQ(reply.error, NbdError::ok);
-  reply = co_await client.call(read_request(0, 4 * kMiB));
-  EXPECT_TRUE(reply.data == filled(4 * kMiB, 5));
-  co_await disconnect(client);
-}
-
-TEST(Transmission, ARequestLargerThanTheBoundsGoesAlone) {
-  SimServer world({.limits = small_limits(), .fake = {.size_bytes = 4 * kMiB}});
-  world.run(large_then_done(world));
-}
-
-// --- Peers that do not move
-
-Task<void> stop_reading(SimServer& world, TestClient& client) {
-  EXPECT_TRUE(co_await client.connect({}));
-  co_await client.send(read_request(0, 200 * kKiB));
-  co_await sleep_for(world.loop, milliseconds(1));
-}
-
-TEST(Transmission, APeerThatDoesNotReadIsDroppedAfterTheStallTimeout) {
-  SimServer world({.limits = small_limits(), .fake = {.hole_block_bytes = 0}, .pipe_bytes = 16 * kKiB});
-  TestClient client(world.dial());
-  world.run(stop_reading(world, client));
-  world.run_for(seconds(50));
-  EXPECT_EQ(world.server.stats().sessions, 1u);
-  EXPECT_GT(world.server.stats().bytes_in_flight, 0u);
-  world.run_for(seconds(20));
-  EXPECT_EQ(world.server.stats().sessions, 0u);
-  EXPECT_EQ(world.server.stats().bytes_in_flight, 0u);
-  EXPECT_EQ(world.server.stats().evicted_peers, 1u);
-}
-
-Task<void> begin_payload(SimServer& world, TestClient& client) {
-  EXPECT_TRUE(co_await client.connect({}));
-  Request request = write_request(0, 200 * kKiB);
-  (void)co_await client.stream().write_all(as_bytes(client.encode(request)));
-  co_await sleep_for(world.loop, milliseconds(1));
-}
-
-Task<void> dribble(SimServer& world, TestClient& client) {
-  const std::byte one{1};
-  while ((co_await client.stream().write_all({&one, 1})).has_value())
-    co_await sleep_for(world.loop, seconds(1));
-}
-
-TEST(Transmission, APeerThatDribblesAPayloadIsDropped) {
-  SimServer world({.limits = small_limits(), .fake = {}});
-  TestClient client(world.dial());
-  world.run(begin_payload(world, client));
-  const auto begin = world.loop.clock().now();
-  world.run(dribble(world, client));
-  EXPECT_LT(world.loop.clock().now() - begin, seconds(75));
-  EXPECT_EQ(world.server.stats().evicted_peers, 1u);
-  EXPECT_EQ(world.exported->bytes()[0], std::byte{0});
-}
-
-TEST(Transmission, WhileOthersWaitAPeerThatDoesNotMoveIsDroppedSooner) {
-  SessionLimits limits = small_limits();
-  limits.reserved_for_small_bytes = 0;
-  SimServer world({.limits = limits, .fake = {.hole_block_bytes = 0}, .pipe_bytes = 16 * kKiB});
-  std::vector<std::unique_ptr<TestClient>> clients;
-  for (int i = 0; i < 6; ++i) {
-    clients.push_back(std::make_unique<TestClient>(world.dial()));
-    world.run(begin_payload(world, *clients.back()));
-  }
-  // Five hold nearly everything; the sixth waits for memory.
-  world.run_for(seconds(10));
-  // One makes room for it, and the others have their time again.
-  EXPECT_EQ(world.server.stats().evicted_peers, 1u);
-  EXPECT_EQ(world.server.stats().sessions, 5u);
-  for (const auto& client : clients) client->stream().close();
-}
-
-Task<void> wait_on_the_store(SimServer& world, TestClient& client) {
-  EXPECT_TRUE(co_await client.connect({}));
-  co_await client.send(write_request(0, 100 * kKiB), filled(100 * kKiB, 1));
-  co_await sleep_for(world.loop, seconds(300));
-}
-
-TEST(Transmission, ASlowStoreIsNotThePeersFault) {
-  SimServer world({.limits = small_limits(), .fake = {}, .pipe_bytes = 16 * kKiB});
-  world.exported->hold();
-  TestClient client(world.dial());
-  world.run(wait_on_the_store(world, client));
-  EXPECT_EQ(world.server.stats().sessions, 1u);
-  world.exported->let_go();
-  world.run(receive_all(client));
-  EXPECT_EQ(client.in_flight_count(), 0u);
-  client.stream().close();
-}
-
-// --- Stopping
-
-Task<void> write_until_end(TestClient& client, size_t& answered, bool& broke) {
-  if (!co_await client.connect({})) co_return;
-  for (uint32_t i = 0;; ++i) {
-    while (client.in_flight_count() >= 16) {
-      const auto reply = co_await client.receive();
-      if (!reply) co_return;
-      EXPECT_EQ(reply->error, NbdError::ok);
-      ++answered;
-    }
-    Request request = write_request(i % 200 * 4096, 4096);
-    const std::string bytes = client.encode(request, filled(4096, 1));
-    if (!(co_await client.stream().write_all(as_bytes(bytes))).has_value()) break;
-  }
-  broke = true;
-  co_await collect_until_end(client, answered);
-}
-
-TEST(Transmission, AStopUnderLoadAnswersWhatRunsAndShowsNoError) {
-  for (uint64_t seed = 1; seed <= 10; ++seed) {
-    SimServer world({.seed = seed, .limits = {}, .fake = {}, .random_pipes = true, .random_delays = true});
-    std::vector<std::unique_ptr<TestClient>> clients;
-    TaskScope scope;
-    std::array<size_t, 4> answered{};
-    std::array<bool, 4> broke{};
-    for (size_t i = 0; i < answered.size(); ++i) {
-      clients.push_back(std::make_unique<TestClient>(world.dial()));
-      scope.spawn(write_until_end(*clients.back(), answered[i], broke[i]));
-    }
-    world.run_for(milliseconds(100));
-    world.stop();
-    for (const auto& client : clients) client->stream().close();
-    world.run_for(seconds(1));
-    EXPECT_EQ(scope.running_count(), 0u);
-    size_t total = 0;
-    for (const size_t count : answered) total += count;
-    // Every write that took effect was answered.
-    EXPECT_EQ(total, world.exported->ended_counts["write"]) << "seed " << seed;
-    EXPECT_GT(total, 0u);
-  }
-}
-
-TEST(Transmission, AStopCutsOffWhatDoesNotEnd) {
-  SimServer world({.limits = small_limits(), .fake = {.hole_block_bytes = 0}, .pipe_bytes = 16 * kKiB});
-  TestClient client(world.dial());
-  world.run(stop_reading(world, client));
-  const auto begin = world.loop.clock().now();
-  world.stop(seconds(5));
-  EXPECT_EQ(world.loop.clock().now() - begin, seconds(5));
-  EXPECT_EQ(world.server.stats().connections, 0u);
 }
 
 }  // namespace

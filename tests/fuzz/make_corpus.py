@@ -89,10 +89,29 @@ def negotiator_seeds():
         yield f"script-raw-{settings}", bytes([settings, 5, 1, 7, 3, 10]) + info(b"disk") + bytes([1, 3, 4]) + b"disk"
 
 
+def transmission_seeds():
+    def record(command, offset=3, fine=0, length=3, length_fine=0, flags=0, value=1):
+        return bytes([command, offset, fine, length, length_fine, flags, value])
+
+    for settings in range(0, 128, 5):
+        every = b"".join(record(c, 11, c, 19, 0, f, c + 1) for f in (0, 1, 4) for c in (1, 0, 3, 4, 5, 6, 7))
+        yield f"every-{settings}", bytes([settings, settings]) + every
+        edges = b"".join(record(c, o, 1, n, 2) for c in (0, 1, 4, 6, 7) for o in (0, 1, 2) for n in (0, 1, 3))
+        yield f"edges-{settings}", bytes([settings, settings + 1]) + edges
+        yield f"large-{settings}", bytes([settings, 3]) + record(1, 3, 0, 251) + record(0, 3, 0, 251) * 6 + record(2)
+        yield f"huge-{settings}", bytes([settings, 4]) + record(1) + record(1, 3, 0, 2) + record(1) * 8
+        yield f"garbage-{settings}", bytes([settings, 5]) + record(1) * 3 + record(255, 30, 0x25) + record(1, 5)
+
+
 def main():
     if len(sys.argv) != 2:
         sys.exit(f"usage: {sys.argv[0]} DIRECTORY")
-    for target, seeds in {"request_fuzz": request_seeds(), "option_fuzz": option_seeds(), "negotiator_fuzz": negotiator_seeds()}.items():
+    for target, seeds in {
+        "request_fuzz": request_seeds(),
+        "option_fuzz": option_seeds(),
+        "negotiator_fuzz": negotiator_seeds(),
+        "transmission_fuzz": transmission_seeds(),
+    }.items():
         directory = pathlib.Path(sys.argv[1]) / target
         directory.mkdir(parents=True, exist_ok=True)
         for name, data in seeds:

@@ -1,0 +1,107 @@
+#include "net/io_loop.h"
+
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <csignal>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "async/sim_loop.h"
+#include "net/signals.h"
+
+namespace fdbnbd::net {
+namespace {
+
+using std::chrono::milliseconds;
+
+struct CountedWork final : Work {
+  void run() noexcept override {
+    if (++*count == target) loop->stop();
+  }
+  int* count = nullptr;
+  int target = 0;
+  IoLoop* loop = nullptr;
+};
+
+TEST(IoLoop, RunsWhatOtherThreadsPostAndWakesUpForIt) {
+  IoLoop loop;
+  constexpr int kThreads = 4;
+  constexpr int kPosts = 2000;
+  int count = 0;
+  std::vector<CountedWork> works(kThreads * kPosts);
+  for (CountedWork& work : works) {
+    work.count = &count;
+    work.target = kThreads * kPosts;
+    work.loop = &loop;
+  }
+  std::vector<std::thread> threads;
+  for (int t = 0; t < kThreads; ++t) {
+    threads.emplace_back([&works, &loop, t] {
+      for (int i = 0; i < kPosts; ++i) loop.post(works[static_cast<size_t>(t * kPosts + i)]);
+    });
+  }
+  loop.run();
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_EQ(count, kThreads * kPosts);
+}
+
+Task<void> ping_pong(Executor& here, Executor& there, int rounds) {
+  for (int i = 0; i < rounds; ++i) {
+    EXPECT_TRUE(here.runs_here());
+    co_await reschedule(there);
+    EXPECT_TRUE(there.runs_here() && !here.runs_here());
+    co_await reschedule(here);
+  }
+}
+
+TEST(IoLoop, ACoroutineMovesBetweenThreads) {
+  IoLoop loop;
+  IoThread other("other");
+  loop.run(ping_pong(loop, other.loop(), 1000));
+}
+
+Task<std::string> sleep_in_order(Executor& executor) {
+  std::string order;
+  co_await sleep_for(executor, milliseconds(2));
+  order += 'a';
+  co_await sleep_for(executor, milliseconds(1));
+  order += 'b';
+  co_return order;
+}
+
+TEST(IoLoop, TimersEndAnIdleWait) {
+  IoLoop loop;
+  const auto begin = loop.clock().now();
+  EXPECT_EQ(loop.run(sleep_in_order(loop)), "ab");
+  EXPECT_GE(loop.clock().now() - begin, milliseconds(3));
+}
+
+TEST(IoLoop, IsFoundBehindAnExecutor) {
+  IoLoop loop;
+  SimLoop sim(1);
+  EXPECT_EQ(IoLoop::from(loop), &loop);
+  EXPECT_EQ(IoLoop::from(sim), nullptr);
+}
+
+Task<void> raise_and_wait(IoLoop& loop, std::vector<int>& seen) {
+  SignalWatch watch(loop, {SIGUSR1, SIGHUP}, [&seen](int signal) { seen.push_back(signal); });
+  ::kill(::getpid(), SIGHUP);
+  while (seen.size() < 1) co_await sleep_for(loop, milliseconds(1));
+  ::kill(::getpid(), SIGUSR1);
+  while (seen.size() < 2) co_await sleep_for(loop, milliseconds(1));
+  co_await watch.stop();
+}
+
+TEST(SignalWatch, TellsTheLoop) {
+  block_signals({SIGUSR1, SIGHUP});
+  IoLoop loop;
+  std::vector<int> seen;
+  loop.run(raise_and_wait(loop, seen));
+  EXPECT_EQ(seen, (std::vector<int>{SIGHUP, SIGUSR1}));
+}
+
+}  // namespace
+}  // namespace fdbnbd::net
