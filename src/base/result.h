@@ -69,6 +69,8 @@ tl::unexpected<Error> propagate(Result<T>& failed) {
 #define FDBNBD_CONCAT_INNER(a, b) a##b
 #define FDBNBD_CONCAT(a, b) FDBNBD_CONCAT_INNER(a, b)
 
+// NOLINTBEGIN(bugprone-macro-parentheses): declarations and expressions that must not be parenthesised
+
 // `expression` is a Result<void> or Result<T> whose value is not needed: on failure return it.
 #define RETURN_IF_ERROR(expression)                                                            \
   if (auto FDBNBD_CONCAT(result_, __LINE__) = (expression); !FDBNBD_CONCAT(result_, __LINE__)) \
@@ -89,3 +91,5 @@ tl::unexpected<Error> propagate(Result<T>& failed) {
   auto FDBNBD_CONCAT(result_, __LINE__) = (expression);                                                   \
   if (!FDBNBD_CONCAT(result_, __LINE__)) co_return ::fdbnbd::propagate(FDBNBD_CONCAT(result_, __LINE__)); \
   declaration = std::move(*FDBNBD_CONCAT(result_, __LINE__))
+
+// NOLINTEND(bugprone-macro-parentheses)
