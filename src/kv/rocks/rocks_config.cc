@@ -22,6 +22,7 @@ using limits::kKiB;
 using limits::kMiB;
 
 constexpr int kMaxOpenFiles = 512;
+constexpr uint64_t kDelayedWriteBytesPerSecond = 64 * kMiB;
 constexpr uint64_t kMaxWalBytes = 192 * kMiB;
 
 rocksdb::BlockBasedTableOptions table_options(const std::shared_ptr<rocksdb::Cache>& cache) {
@@ -80,6 +81,7 @@ StoreConfig make_store_config(uint64_t memory_bytes) {
   db.enable_write_thread_adaptive_yield = false;
   // Charged to the cache; the families' own bounds stop writes before this one would.
   db.write_buffer_manager = std::make_shared<rocksdb::WriteBufferManager>(memory_bytes, cache);
+  db.delayed_write_rate = kDelayedWriteBytesPerSecond;
   db.info_log_level = rocksdb::WARN_LEVEL;
   db.max_log_file_size = 4 * kMiB;
   db.keep_log_file_num = 4;
@@ -114,6 +116,9 @@ StoreConfig make_store_config(uint64_t memory_bytes) {
   bulk.level_compaction_dynamic_level_bytes = true;
   bulk.max_bytes_for_level_base = 8 * kMiB;
   bulk.target_file_size_base = kMiB;
+  // Files of keys are small: more of them may wait for a compaction that is busy moving values.
+  bulk.level0_slowdown_writes_trigger = 32;
+  bulk.level0_stop_writes_trigger = 64;
   return config;
 }
 
