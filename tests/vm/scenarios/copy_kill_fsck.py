@@ -1,12 +1,10 @@
 """A tree of files copied over nbd-client survives a detach, a SIGKILL of the server and its restart."""
 
 
-def copy_and_check(ctx, client_options="", while_attached=None):
-    """The scenario with any options of nbd-client; while_attached(server) runs after each attach."""
+def copy_and_check(ctx, connection_count):
+    """The scenario over any number of connections."""
     server = ctx.server("1G")
-    ctx.attach(server, client_options)
-    if while_attached:
-        while_attached(server)
+    ctx.attach(server, connection_count)
     ctx.mkfs()
     ctx.mount()
     ctx.copy_tree()
@@ -14,9 +12,7 @@ def copy_and_check(ctx, client_options="", while_attached=None):
     ctx.detach()
     server.kill()
     server.start()
-    ctx.attach(server, client_options)
-    if while_attached:
-        while_attached(server)
+    ctx.attach(server, connection_count)
     ctx.fsck()
     ctx.mount("-o ro")
     ctx.verify_tree()
@@ -25,4 +21,4 @@ def copy_and_check(ctx, client_options="", while_attached=None):
 
 
 def run(ctx):
-    copy_and_check(ctx)
+    copy_and_check(ctx, 1)

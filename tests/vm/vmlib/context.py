@@ -13,6 +13,8 @@ BAD_KERNEL_LINES = ["I/O error", "EXT4-fs error", "EXT4-fs warning", "Other side
                     "Remounting filesystem read-only", "Double reply", "Wrong magic", "Unexpected reply",
                     "Suspicious reply", "blocked for more than", "BUG:", "Oops", "lost async page write"]
 
+# Devices that no scenario uses, for warm_up_receivers().
+FIRST_SPARE_INDEX = 8
 # Requests in flight on a dead connection are sent again when this has passed, not when the device has a new one.
 REQUEST_TIMEOUT_S = 15
 
@@ -46,10 +48,39 @@ class Context:
         self.note(f"{what} {result.seconds:.1f} s")
         return result
 
-    def attach(self, server, options=""):
-        """Attaches the volume with nbd-client and checks the size that the kernel sees."""
+    def attach(self, server, connection_count=1):
+        """Attaches the volume with nbd-client; checks the size and, where there are several, the connections."""
+        options = ""
+        if connection_count > 1:
+            self.warm_up_receivers(server, connection_count)
+            options = f"-C {connection_count}"
         self.vm.sh(f"nbd-client -N {EXPORT} {HOST_ADDRESS} {server.port} {self.device} {options}", 30)
         self.expect_size(server.size_bytes)
+        queues = self.vm.sh(f"ls /sys/block/nbd{self.index}/mq | wc -l").output.strip()
+        if queues != str(connection_count):
+            raise Failure(f"the kernel has {queues} queues for {connection_count} connections")
+        self.wait_until(f"{connection_count} open connections",
+                        lambda: server.established_count() == connection_count, 20)
+
+    def warm_up_receivers(self, server, connection_count):
+        """Makes the guest's kernel ready for a device with several connections.
+
+        The kernel reads the replies of each connection in a worker of its own. Where it makes workers too slowly, as an
+        emulated CPU may, the work queue's rescuer takes the reading of several connections and never gets past the first,
+        so that the replies on the others are seen by nobody. Workers that are there already, idle, make that impossible.
+        Devices with one connection each cannot meet this, and leave such workers behind.
+        """
+        self.vm.sh(f"""
+            idle_workers() {{ awk '$2 ~ /kworker\\/u/ && $19 == -20' /proc/[0-9]*/stat 2>/dev/null | wc -l; }}
+            spare() {{ seq {FIRST_SPARE_INDEX} {FIRST_SPARE_INDEX + connection_count}; }}
+            for i in $(seq 10); do
+                [ $(idle_workers) -gt {connection_count} ] && exit 0
+                for n in $(spare); do nbd-client -N {EXPORT} {HOST_ADDRESS} {server.port} /dev/nbd$n || exit 1; done
+                sleep 1
+                for n in $(spare); do nbd-client -d /dev/nbd$n || exit 1; done
+                sleep 1
+            done
+            echo "the kernel has $(idle_workers) workers"; exit 1""", 120)
 
     def expect_size(self, size_bytes):
         """The kernel's size of the device, once it has one."""
@@ -74,6 +105,8 @@ class Context:
 
     def attach_netlink(self, server, connection_count, dead_timeout_s):
         """Attaches so that the device waits dead_timeout_s for fresh sockets when its connections die."""
+        if connection_count > 1:
+            self.warm_up_receivers(server, connection_count)
         self.vm.sh(f"nbd-netlink connect {self.index} {HOST_ADDRESS} {server.port} {EXPORT} "
                    f"{connection_count} {dead_timeout_s} {REQUEST_TIMEOUT_S}", 30)
         self.expect_size(server.size_bytes)
