@@ -68,6 +68,8 @@ size_t CommitLane::commit_group(Commits commits) {
     writes_count_.fetch_add(1, std::memory_order_acq_rel);
     note_tombstones(group.bulk_tombstones());
   } else {
+    // A write that failed may have used up a sequence number.
+    store_.publish(store_.last_version());
     Error error = error_of(written, fmt::format("store {}: a commit failed", store_.path()));
     if (error.code != Errc::no_space) error.code = Errc::io;
     for (Result<Version>& result : results)

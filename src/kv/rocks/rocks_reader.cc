@@ -34,9 +34,9 @@ std::string_view view(const rocksdb::Slice& bytes) {
   return {bytes.data(), bytes.size()};
 }
 
-// Whether the store as a whole could be read and only this row could not.
+// Whether this row cannot be read, while others may well be: damage, or a bad place of the disk.
 bool is_row_damage(const rocksdb::Status& status) {
-  return status.IsCorruption();
+  return status.IsCorruption() || status.IsIOError();
 }
 
 // Rows of one range in one family, past those that cannot be read.
@@ -124,6 +124,8 @@ class RangeScan {
       return {};
     }
     const std::string key = row->key().ToString();
+    // Unverified keys may be anything.
+    if (key < next_) return fail(Errc::corruption, "reading the store: its keys are out of order");
     next_ = key_after(key);
     rocksdb::PinnableSlice value;
     const rocksdb::Status status = store_.db().Get(rocksdb::ReadOptions(), family_, key, &value);
