@@ -15,19 +15,19 @@ namespace fdbnbd::cli {
 
 // The flags of `serve`; what was not given is not set.
 struct ServeFlags {
-  std::vector<std::string> listen;
-  std::vector<std::string> volumes;
-  std::optional<std::string> first_volume;
-  std::optional<std::string> control;
-  std::optional<std::string> tls;
-  std::optional<std::string> log_level;
-  std::optional<uint32_t> io_threads;
-  std::optional<uint32_t> connections;
-  std::optional<uint32_t> requests_per_connection;
-  std::optional<std::string> connection_in_flight;
-  std::optional<std::string> in_flight;
-  std::optional<uint32_t> handshake_timeout_s;
-  std::optional<std::string> store_memory;
+  std::vector<std::string> listen = {};
+  std::vector<std::string> volumes = {};
+  std::optional<std::string> first_volume = {};
+  std::optional<std::string> control = {};
+  std::optional<std::string> tls = {};
+  std::optional<std::string> log_level = {};
+  std::optional<uint32_t> io_threads = {};
+  std::optional<uint32_t> connections = {};
+  std::optional<uint32_t> requests_per_connection = {};
+  std::optional<std::string> connection_in_flight = {};
+  std::optional<std::string> in_flight = {};
+  std::optional<uint32_t> handshake_timeout_s = {};
+  std::optional<std::string> store_memory = {};
   bool insecure = false;
   bool read_only = false;
   bool stdio = false;
