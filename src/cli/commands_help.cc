@@ -70,10 +70,14 @@ void add_help(CLI::App& app, Context& context) {
   verb->add_option("VERB", *name, "The verb");
   verb->callback([name, &app, &context] {
     context.run = [name, &app]() -> Result<void> {
-      if (name->empty()) return print(app.help("", CLI::AppFormatMode::Normal)), Result<void>();
+      // App::help() would tell about this verb, the one that was chosen.
+      const auto help_of = [](const CLI::App& one, const std::string& full_name) {
+        return one.get_formatter()->make_help(&one, full_name, CLI::AppFormatMode::Normal);
+      };
+      if (name->empty()) return print(help_of(app, app.get_name())), Result<void>();
       for (const CLI::App* one : app.get_subcommands([](const CLI::App*) { return true; })) {
         if (one->check_name(*name))
-          return print(one->help(app.get_name(), CLI::AppFormatMode::Normal)), Result<void>();
+          return print(help_of(*one, app.get_name() + " " + one->get_name())), Result<void>();
       }
       return fail(Errc::invalid, fmt::format("there is no verb \"{}\"; `fdb-nbd help` lists them", *name));
     };

@@ -54,9 +54,9 @@ void reload(const Context& context, const ServeFlags& flags, config::Config& cur
     log::error("nothing reloaded: {}", file.error().what);
     return;
   }
+  if (const auto level = log_level(flags, *file)) log::set_level(*level);
   for (const std::string& key : fixed_changes(current, *file))
     log::warning("{} changes at the next start only", key);
-  if (const auto level = log_level(flags, *file)) log::set_level(*level);
   current = std::move(*file);
   log::info("configuration reloaded");
 }
