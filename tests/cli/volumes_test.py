@@ -1,7 +1,9 @@
 #!/usr/bin/python3
 """The verbs on volumes: create ls info resize rm mv du check status version completion help."""
 
+import json
 import os
+import re
 import socket
 import subprocess
 import tempfile
@@ -165,6 +167,20 @@ def unknown_key_in_the_file_names_its_line():
         done = tool(PROGRAM, "--config", file.name, "ls", status=2)
         expect_equal("the error", done.stderr, f'fdb-nbd: {file.name}:3: unknown key "listen_on"\n')
     expect_words(tool(PROGRAM, "--config", "/nonexistent.toml", "ls", status=3).stderr, "/nonexistent.toml")
+
+
+@test
+def example_configuration_has_every_key_and_is_valid():
+    example = os.path.join(ROOT, "packaging", "fdb-nbd.toml")
+    with open(example) as file, tempfile.NamedTemporaryFile("w", suffix=".toml") as complete:
+        text = re.sub(r"^#(?=[a-z_]+ = )", "", file.read(), flags=re.MULTILINE)
+        complete.write(text)
+        complete.flush()
+        tool(PROGRAM, "--config", complete.name, "--store", "memory:", "ls")
+    with open(os.path.join(ROOT, "src", "config", "config.cc")) as source:
+        keys = set(re.findall(r'^ +\{*"([a-z_]+)",\s+into<', source.read(), flags=re.MULTILINE))
+    expect("keys in the source", len(keys) > 10, "all", keys)
+    expect_equal("keys", keys - set(re.findall(r"^([a-z_]+) = ", text, flags=re.MULTILINE)), set())
 
 
 @test(limit=180)
