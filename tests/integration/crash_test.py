@@ -279,6 +279,7 @@ def rounds(count, end, with_early_kill):
     try:
         for number in range(count):
             chance = random.Random(f"{seed}/{number}")
+            server.args = ["--io-threads", str(1 + number % 2)] if not PEER else []
             fio = start_fio(server) if number % 4 == 3 and not PEER and has_fio() else None
             try:
                 writers = [Writer(server, history, chance) for _ in range(CONNECTIONS)]
@@ -361,7 +362,7 @@ def sigterm_ends_a_server_with_clients_that_stall():
         half_write.send(request_bytes(CMD_WRITE, 0, MiB, 0, 1) + bytes(1000))
         started = time.monotonic()
         server.stop(within=10)
-        expect("SIGTERM with stalled clients", time.monotonic() - started < 10, "an end within 10 s", time.monotonic() - started)
+        expect_quick("SIGTERM with stalled clients", started, 10)
 
 
 @test

@@ -28,6 +28,8 @@ from nbdwire import Failure, Wire
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 PROGRAM = os.environ.get("FDB_NBD") or os.path.join(ROOT, "build", "release", "fdb-nbd")
 PEER = os.environ.get("FDB_NBD_PEER", "")
+SANITIZED = bool(os.environ.get("FDB_NBD_SANITIZED"))   # the program carries a sanitizer: slow, and with other memory
+SLOWNESS = 10 if SANITIZED else 1
 SKIP = 77
 
 KiB, MiB, GiB, TiB = 1 << 10, 1 << 20, 1 << 30, 1 << 40
@@ -48,6 +50,17 @@ def requires_fdb_nbd():
     """Skips a test of something that only fdb-nbd has while a peer is being tested."""
     if PEER:
         raise Skip(f"not a feature of {PEER}")
+
+
+def expect_memory(what, got, limit):
+    """`got` bytes of resident memory are less than `limit`; says nothing about a program with a sanitizer."""
+    expect(what, SANITIZED or got < limit, f"less than {limit // MiB} MiB", f"{got / MiB:.1f} MiB")
+
+
+def expect_quick(what, started, seconds):
+    """Not more than `seconds` have passed since `started`."""
+    took = time.monotonic() - started
+    expect(what, took < seconds * SLOWNESS, f"under {seconds * SLOWNESS} s", f"{took:.2f} s")
 
 
 def raise_file_limit(wanted):
@@ -364,7 +377,7 @@ def describe(error):
 def run_one(body):
     """None for success, a Skip, or another exception."""
     signal.signal(signal.SIGALRM, on_alarm)
-    signal.alarm(body.limit)
+    signal.alarm(body.limit * SLOWNESS)
     try:
         body()
         for server in shared_servers.values():

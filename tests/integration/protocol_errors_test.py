@@ -188,7 +188,7 @@ def write_of_four_gibibytes_reserves_no_memory():
     grown = server().resident_bytes() - before
     for wire in wires:
         wire.close()
-    expect("resident memory with 8 such writes", grown < 32 * MiB, "less than 32 MiB more", grown)
+    expect_memory("growth of the resident memory with 8 such writes", grown, 32 * MiB)
     server().check_serves()
 
 

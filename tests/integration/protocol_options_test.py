@@ -60,7 +60,7 @@ def option_length_of_four_gibibytes_closes_without_memory():
             started = time.monotonic()
             replies = wire.drain_until_closed(5)
             expect(f"option {option} of 4 GiB", len(replies) < 8192 and time.monotonic() - started < 2, "closed at once", len(replies))
-    expect("resident memory", server().resident_bytes() < before + 8 * MiB, "flat", server().resident_bytes() - before)
+    expect_memory("growth of the resident memory", server().resident_bytes() - before, 8 * MiB)
 
 
 @test
@@ -74,7 +74,7 @@ def option_that_claims_60_mebibytes_reserves_no_memory():
     grown = server().resident_bytes() - before
     for wire in wires:
         wire.close()
-    expect("resident memory with 20 such options", grown < 16 * MiB, "less than 16 MiB more", grown)
+    expect_memory("growth of the resident memory with 20 such options", grown, 16 * MiB)
     server().check_serves()
 
 

@@ -89,7 +89,7 @@ def discarding_sixteen_tebibytes_takes_less_than_two_seconds():
         took = time.monotonic() - started
         for n in range(64):
             expect_equal("READ after the TRIMs", wire.read(n * 256 * GiB + n * 12345, 5000), bytes(5000))
-        expect("TRIM of 16 TiB", took < 2, "under 2 s", f"{took:.2f} s")
+        expect("TRIM of 16 TiB", took < 2 * SLOWNESS, "under 2 s", f"{took:.2f} s")
 
 
 @test
@@ -98,7 +98,7 @@ def fast_zero_of_four_gibibytes_answers_quickly():
         wire.write(5 * GiB, b"here")
         started = time.monotonic()
         reply = wire.expect((0, ENOTSUP), CMD_WRITE_ZEROES, 4 * GiB, MAX_LENGTH, FAST_ZERO)
-        expect("WRITE_ZEROES with FAST_ZERO", time.monotonic() - started < 1, "an answer within 1 s", time.monotonic() - started)
+        expect_quick("WRITE_ZEROES with FAST_ZERO", started, 1)
         expect_equal("READ", wire.read(5 * GiB, 4), b"here" if reply.error else bytes(4))
 
 
@@ -119,7 +119,7 @@ def status_of_twenty_thousand_single_bytes_is_exact():
                 else:
                     seen.append((at, status))
                 at += size
-        expect("BLOCK_STATUS of 40,000 extents", time.monotonic() - started < 5, "under 5 s", time.monotonic() - started)
+        expect_quick("BLOCK_STATUS of 40,000 extents", started, 5)
         expect_equal("extents", len(seen), 2 * count)
         wrong = [e for n, e in enumerate(seen) if e != (base + n * block, HOLE if n % 2 else 0)]
         expect_equal("extents that are wrong", wrong[:3], [])
@@ -133,7 +133,7 @@ def a_thousand_volumes_are_listed():
         wire.start()
         started = time.monotonic()
         expect_equal("LIST", sorted(wire.list_exports()), names)
-        expect("LIST of 1,000 volumes", time.monotonic() - started < 1, "under 1 s", time.monotonic() - started)
+        expect_quick("LIST of 1,000 volumes", started, 1)
         expect_equal("size of the last", wire.go(names[-1]).size, GiB)
 
 
