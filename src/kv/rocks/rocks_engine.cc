@@ -9,6 +9,7 @@
 #include "async/blocking_pool.h"
 #include "base/assert.h"
 #include "kv/rocks/commit_lane.h"
+#include "kv/rocks/fast_crc32c.h"
 #include "kv/rocks/rocks_reader.h"
 #include "kv/rocks/rocks_store.h"
 #include "kv/rocks/sync_lane.h"
@@ -187,6 +188,7 @@ Task<Result<Version>> RocksTransaction::commit() {
 }  // namespace
 
 Result<std::unique_ptr<Engine>> open_rocks_engine(const RocksOptions& options) {
+  ASSERT(crc32c_is_correct());
   ASSIGN_OR_RETURN(std::unique_ptr<RocksStore> store, RocksStore::open(options));
   return std::make_unique<RocksEngine>(std::move(store));
 }
