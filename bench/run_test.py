@@ -179,7 +179,7 @@ class Marks(unittest.TestCase):
 
 class Ratios(unittest.TestCase):
     def all_servers(self):
-        found = servers.fdb_nbd_servers("/x") + servers.fdb_nbd_servers("/y", "@baseline", baseline=True)
+        found = servers.fdb_nbd_servers("/x") + servers.fdb_nbd_servers("/y", baseline=True)
         return found + servers.peers()
 
     def test_only_peers_of_the_same_durability_are_compared(self):
@@ -191,6 +191,8 @@ class Ratios(unittest.TestCase):
         self.assertIn(("fdb-nbd-rocksdb", "fdb-nbd-rocksdb@baseline"), pairs)
         self.assertNotIn(("fdb-nbd-memory", "nbdkit-file"), pairs)
         self.assertNotIn(("nbdkit-memory", "qemu-null-co"), pairs)
+        self.assertNotIn(("fdb-nbd-rocksdb", "fdb-nbd-rocksdb-lz4@baseline"), pairs)
+        self.assertFalse([pair for pair in pairs if "@baseline" in pair[0]])
 
     def test_the_ratio_is_ours_over_theirs(self):
         everyone = [servers.fdb_nbd_servers("/x")[0], servers.peers()[0]]

@@ -7,11 +7,12 @@ import time
 
 from nbdbench import loads as fio
 from nbdbench import machine
+from nbdbench.servers import BASELINE_SUFFIX
 
 SAMPLE_INTERVAL_S = 0.2
 SETTLE_WINDOW_S = 0.25
 SETTLE_IDLE_CPU_S = 0.02
-SETTLE_LIMIT_S = 10
+SETTLE_LIMIT_S = 5
 
 FIO_LIMIT_CORES = 0.85
 MACHINE_FULL_SHARE = 0.9
@@ -179,9 +180,10 @@ def ratios(summaries, servers):
     loads = list(dict.fromkeys(summary["load"] for summary in summaries))
     result = []
     for load in loads:
-        for ours in (server for server in servers if server.ours):
+        for ours in (server for server in servers if server.ours and not server.baseline):
             for peer in servers:
-                if peer is ours or peer.durability != ours.durability or (peer.ours and not peer.baseline):
+                comparable = peer.name == ours.name + BASELINE_SUFFIX if peer.ours else True
+                if peer.durability != ours.durability or not comparable:
                     continue
                 left, right = by_key.get((load, ours.name)), by_key.get((load, peer.name))
                 if left is None or right is None:

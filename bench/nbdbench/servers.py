@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 START_TIMEOUT_S = 30
 STOP_TIMEOUT_S = 20
 EXPORT_NAME = "bench"
+BASELINE_SUFFIX = "@baseline"
 
 MEMORY = "memory"
 DISK = "disk"
@@ -242,8 +243,9 @@ class NbdServer(Server):
         super().stop()
 
 
-def fdb_nbd_servers(binary, suffix="", create_options=(), serve_options=(), baseline=False):
+def fdb_nbd_servers(binary, create_options=(), serve_options=(), baseline=False):
     """Our servers; a `baseline` is another build of ours that the first is compared with."""
+    suffix = BASELINE_SUFFIX if baseline else ""
     variants = [
         ("fdb-nbd-memory", MEMORY, MEMORY, "none"),
         ("fdb-nbd-rocksdb", DISK, "rocksdb", "none"),
