@@ -1,5 +1,6 @@
 """Servers on the host: fdb-nbd, and nbdkit to tell a fault of the server from one of this test."""
 
+import json
 import os
 import pathlib
 import re
@@ -90,6 +91,10 @@ class Server:
         """Disk space that the store takes on the host."""
         return sum(path.lstat().st_blocks * 512 for path in self.work.joinpath("store").rglob("*"))
 
+    def used_bytes(self):
+        """What the volume says it uses; None where this kind of server cannot say."""
+        return None
+
     def established_count(self):
         """TCP connections that the server has accepted and that are open."""
         count = 0
@@ -123,6 +128,13 @@ class FdbNbd(Server):
         if not os.access(binary, os.X_OK):
             raise Skip(f"{binary} is not built (set FDB_NBD to the program)")
         return binary
+
+    def used_bytes(self):
+        listed = subprocess.run([self.program(), "--store", f"rocksdb:{self.work / 'store'}", "ls", "--json"],
+                                capture_output=True, text=True, timeout=READY_TIMEOUT_S)
+        if listed.returncode != 0:
+            raise Failure(f"ls --json ended with status {listed.returncode}: {listed.stderr}")
+        return json.loads(listed.stdout)["volumes"][0]["used_bytes"]
 
     def _launch(self):
         store = self.work / "store"
