@@ -211,7 +211,7 @@ def deadline_server():
     return shared("deadline", volumes={"disk": 64 * GiB}, args=["--handshake-timeout", "1"])
 
 
-def seconds_until_closed(wire, send, every=0.1, within=5):
+def seconds_until_closed(wire, send, every=0.1, within=10):
     """Calls `send(wire)` again and again until the server closes; returns how long that took."""
     started = time.monotonic()
     wire.sock.settimeout(every)
@@ -229,7 +229,7 @@ def seconds_until_closed(wire, send, every=0.1, within=5):
 
 
 def expect_deadline(seconds, what):
-    expect(what, 0.7 <= seconds <= 3, "closed after the handshake timeout of 1 s", f"{seconds:.2f} s")
+    expect(what, 0.7 <= seconds <= 5 * SLOWNESS, "closed after the handshake timeout of 1 s", f"{seconds:.2f} s")
 
 
 @test
@@ -279,7 +279,7 @@ def handshake_deadline_is_ten_seconds_by_default():
     with server().connect() as wire:
         wire.greeting()
         seconds = seconds_until_closed(wire, lambda w: None, within=15)
-        expect("a silent client", 9 <= seconds <= 12, "closed after 10 s", f"{seconds:.2f} s")
+        expect("a silent client", 9 <= seconds <= 14, "closed after 10 s", f"{seconds:.2f} s")
 
 
 if __name__ == "__main__":
