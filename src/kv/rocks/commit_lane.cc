@@ -19,6 +19,8 @@ constexpr uint64_t kMaxGroupBytes = 4 * limits::kMiB;
 // After the disk was full: how often, and with how much free space, to try to go on.
 constexpr Duration kResumeInterval = std::chrono::milliseconds(250);
 constexpr uint64_t kMinFreeBytes = 16 * limits::kMiB;
+// With so much free space there is no need to look closer: it is above any log and what opening adds.
+constexpr uint64_t kPlentyOfSpaceBytes = 512 * limits::kMiB;
 // Range tombstones that a memtable may hold before it is written out: reads sort them again after each one.
 constexpr size_t kMaxTombstonesInMemory = 256;
 
@@ -62,7 +64,7 @@ size_t CommitLane::commit_group(Commits commits) {
     results.emplace_back(last_version_);
   }
 
-  const rocksdb::Status written = write(group.batch());
+  const rocksdb::Status written = write(group);
   if (written.ok()) {
     store_.publish(last_version_);
     writes_count_.fetch_add(1, std::memory_order_acq_rel);
@@ -105,8 +107,30 @@ void CommitLane::record_conflicts(const MutationList& mutations, Version version
   }
 }
 
-rocksdb::Status CommitLane::write(rocksdb::WriteBatch& batch) {
+bool CommitLane::leaves_room_to_open(uint64_t batch_bytes) {
+  struct statvfs space{};
+  if (statvfs(store_.path().c_str(), &space) != 0) return true;
+  const uint64_t free_bytes = uint64_t{space.f_bavail} * space.f_frsize;
+  const bool leaves_room =
+      free_bytes >= kPlentyOfSpaceBytes || free_bytes >= store_.bytes_needed_to_open() + 2 * batch_bytes;
+  if (leaves_room == low_on_space_) {
+    low_on_space_ = !leaves_room;
+    if (low_on_space_) {
+      log::error("store {}: the disk is full ({} bytes left): data is refused until there is room",
+                 store_.path(), free_bytes);
+    } else {
+      log::info("store {}: there is room on the disk again; writes go on", store_.path());
+    }
+  }
+  return leaves_room;
+}
+
+rocksdb::Status CommitLane::write(GroupBatch& group) {
+  rocksdb::WriteBatch& batch = group.batch();
   if (batch.Count() == 0) return rocksdb::Status::OK();
+  // Refused a little early, so that a store on a full disk can be opened and read, and discarding still
+  // works.
+  if (group.bulk_bytes() > 0 && !leaves_room_to_open(batch.GetDataSize())) return rocksdb::Status::NoSpace();
   if (store_.out_of_space) try_to_resume();
   const rocksdb::Status written = store_.db().Write(rocksdb::WriteOptions(), &batch);
   if (!written.ok() && errc_of(written) == Errc::no_space) {

@@ -27,6 +27,8 @@ struct PendingCommit {
   OneShot<Result<Version>> done;
 };
 
+class GroupBatch;
+
 // The only writer of a store: judges conflicts in order of arrival, and writes all that waits as one entry of
 // the log.
 class CommitLane {
@@ -48,7 +50,9 @@ class CommitLane {
   size_t commit_group(Commits commits);
   Result<void> judge(const PendingCommit& commit) const;
   void record_conflicts(const MutationList& mutations, Version version);
-  rocksdb::Status write(rocksdb::WriteBatch& batch);
+  rocksdb::Status write(GroupBatch& group);
+  // Whether the disk has room for the batch and, behind it, for opening the store again.
+  bool leaves_room_to_open(uint64_t batch_bytes);
   void try_to_resume();
   void note_tombstones(const std::vector<RangePart>& tombstones);
 
@@ -56,6 +60,7 @@ class CommitLane {
   Reclaimer& reclaimer_;
   Resolver resolver_;
   Version last_version_ = 1;
+  bool low_on_space_ = false;  // data was refused to keep room for opening
   MonotonicTime next_resume_{};
   size_t tombstones_in_memory_ = 0;  // at most: since the last time they were written out from here
   std::atomic<uint64_t> writes_count_ = 0;

@@ -66,6 +66,7 @@ Result<void> GroupBatch::add_one(const Mutation& mutation) {
 void GroupBatch::put(std::string_view key, Family family, std::string_view value) {
   const rocksdb::Status put = batch_.Put(store_.family(family), slice(key), slice(value));
   ASSERT(put.ok());
+  if (family == Family::bulk) bulk_bytes_ += key.size() + value.size();
   if (looks_back_[static_cast<size_t>(family)]) overlay_.insert_or_assign(std::string(key), value);
 }
 

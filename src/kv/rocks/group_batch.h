@@ -30,6 +30,8 @@ class GroupBatch {
   Result<void> add(const MutationList& mutations);
 
   rocksdb::WriteBatch& batch() { return batch_; }
+  // Bytes of bulk rows that the batch stores.
+  uint64_t bulk_bytes() const { return bulk_bytes_; }
   // The ranges of bulk rows that are cleared by range tombstones.
   const std::vector<RangePart>& bulk_tombstones() const { return bulk_tombstones_; }
 
@@ -42,6 +44,7 @@ class GroupBatch {
 
   RocksStore& store_;
   rocksdb::WriteBatch batch_;
+  uint64_t bulk_bytes_ = 0;
   // The families of which something in the batch looks back at what stands before it.
   bool looks_back_[kFamiliesCount] = {};
   // What the batch changed so far in them.

@@ -130,14 +130,22 @@ Result<void> check_contents(const RocksOptions& options) {
 
 // RocksDB (as Debian builds it, with its assertions) may end the process where it has no room for its first
 // files or for what it writes out of an old log.
-Result<void> check_space(const std::string& path) {
+uint64_t space_to_open(const std::string& path) {
   std::error_code error;
   uint64_t needed_bytes = kMinFreeBytes;
   for (auto entry = fs::directory_iterator(path, error); !error && entry != fs::directory_iterator();
        entry.increment(error)) {
     std::error_code gone;
-    if (entry->path().extension() == ".log") needed_bytes += entry->file_size(gone);
+    if (entry->path().extension() != ".log") continue;
+    const uintmax_t log_bytes = entry->file_size(gone);
+    if (!gone) needed_bytes += log_bytes;
   }
+  return needed_bytes;
+}
+
+Result<void> check_space(const std::string& path) {
+  const uint64_t needed_bytes = space_to_open(path);
+  std::error_code error;
   const fs::space_info space = fs::space(path, error);
   if (error) return fail_errno(path, error.value());
   if (space.available >= needed_bytes) return {};
@@ -223,6 +231,10 @@ Result<void> RocksStore::sync_log() {
   if (error) return fail_errno(path_, error.value());
   if (fsync(lock_.get()) != 0) return fail_errno(path_, errno);
   return {};
+}
+
+uint64_t RocksStore::bytes_needed_to_open() const {
+  return space_to_open(path_);
 }
 
 void RocksStore::publish(Version version) {

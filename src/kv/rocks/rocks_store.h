@@ -72,6 +72,9 @@ class RocksStore {
   // succeed. By the only writer, now and then.
   void stop_moving_values_if_damaged();
 
+  // Free space that opening this store as it is now would ask for.
+  uint64_t bytes_needed_to_open() const;
+
   // While the disk is full, as far as the commit lane knows: RocksDB refuses writes and syncs.
   std::atomic<bool> out_of_space = false;
   // Set once a sync has failed: what is on the disk is unknown from then on.
