@@ -2,6 +2,7 @@
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
+#include <atomic>
 #include <csignal>
 #include <memory>
 #include <utility>
@@ -73,14 +74,18 @@ Result<void> serve(const Context& context, const ServeFlags& flags) {
   ASSIGN_OR_RETURN(const std::unique_ptr<server::Server> server, server::Server::start(std::move(options)));
 
   net::IoLoop loop;
+  std::atomic_flag ending;
+  const auto end = [&] {
+    if (!ending.test_and_set()) loop.stop();
+  };
   net::SignalWatch signals(loop, {SIGTERM, SIGINT, SIGHUP}, [&](int signal) {
     if (signal == SIGHUP) {
       reload(context, flags, file);
     } else {
-      loop.stop();
+      end();
     }
   });
-  if (flags.stdio) server->serve_descriptors(STDIN_FILENO, STDOUT_FILENO, [&loop] { loop.stop(); });
+  if (flags.stdio) server->serve_descriptors(STDIN_FILENO, STDOUT_FILENO, end);
   const std::vector<std::string> addresses = server->addresses();
   if (!flags.stdio) {
     for (const std::string& address : addresses) print(fmt::format("listening on {}\n", address));

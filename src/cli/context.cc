@@ -12,6 +12,12 @@
 
 namespace fdbnbd::cli {
 
+namespace {
+
+constexpr uint32_t kMaxReadAttempts = 5;
+
+}  // namespace
+
 Result<config::Config> Context::config() const {
   if (config_path) return config::load_config(*config_path);
   auto config = config::load_config(std::string(config::kDefaultConfigPath));
@@ -62,8 +68,14 @@ Result<std::string> Context::ask(StoreAccess& access, const control::Request& re
 
 Result<std::string> Context::ask(const control::Request& request, StoreAccess::Missing missing,
                                  const std::string& title) const {
-  ASSIGN_OR_RETURN(StoreAccess access, open_store(missing));
-  return ask(access, request, title);
+  for (uint32_t attempt = 1;; ++attempt) {
+    ASSIGN_OR_RETURN(StoreAccess access, open_store(missing));
+    auto result = ask(access, request, title);
+    // A server that stops has not answered; what only reads can be asked again of whoever holds the store
+    // now.
+    const bool lost = !result && result.error().code == Errc::peer_gone;
+    if (!lost || !control::only_reads(request) || attempt == kMaxReadAttempts) return result;
+  }
 }
 
 bool Context::shows_bar() const {

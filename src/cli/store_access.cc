@@ -16,12 +16,12 @@ using config::StoreUrl;
 constexpr auto kPatience = std::chrono::seconds(5);
 constexpr auto kRetryDelay = std::chrono::milliseconds(50);
 
-// Whether a server answers at `path`.
-Result<void> say_hello(const std::string& path) {
+// A connection to the server that answers at `path`.
+Result<control::Client> reach(const std::string& path) {
   ASSIGN_OR_RETURN(net::OwnedFd socket, control::connect_control_socket(path));
   control::Client client(std::move(socket));
   RETURN_IF_ERROR(client.call(control::HelloRequest{}));
-  return {};
+  return client;
 }
 
 Result<std::unique_ptr<server::Server>> start_here(const StoreUrl& store, StoreAccess::Missing missing) {
@@ -33,10 +33,10 @@ Result<std::unique_ptr<server::Server>> start_here(const StoreUrl& store, StoreA
 
 }  // namespace
 
-StoreAccess::StoreAccess(std::string control_path) : control_path_(std::move(control_path)) {}
+StoreAccess::StoreAccess(std::string control_path, control::Client client)
+    : control_path_(std::move(control_path)), client_(std::move(client)) {}
 StoreAccess::StoreAccess(std::unique_ptr<server::Server> server) : server_(std::move(server)) {}
 StoreAccess::StoreAccess(StoreAccess&&) noexcept = default;
-StoreAccess& StoreAccess::operator=(StoreAccess&&) noexcept = default;
 
 StoreAccess::~StoreAccess() {
   if (server_) server_->stop();
@@ -44,11 +44,11 @@ StoreAccess::~StoreAccess() {
 
 Result<StoreAccess> StoreAccess::open(const StoreUrl& store, Missing missing) {
   if (store.kind == StoreUrl::Kind::control) {
-    auto hello = say_hello(store.path);
-    if (hello) return StoreAccess(store.path);
+    auto client = reach(store.path);
+    if (client) return StoreAccess(store.path, std::move(*client));
     // No server is no store.
-    const Errc code = hello.error().code == Errc::not_found ? Errc::unavailable : hello.error().code;
-    return fail(code, hello.error().what + "; start it with: fdb-nbd serve --control " + store.path);
+    const Errc code = client.error().code == Errc::not_found ? Errc::unavailable : client.error().code;
+    return fail(code, client.error().what + "; start it with: fdb-nbd serve --control " + store.path);
   }
   if (store.kind != StoreUrl::Kind::rocksdb) {
     ASSIGN_OR_RETURN(auto server, start_here(store, missing));
@@ -57,17 +57,17 @@ Result<StoreAccess> StoreAccess::open(const StoreUrl& store, Missing missing) {
   const std::string control_path = config::control_socket_in(store.path);
   const auto deadline = std::chrono::steady_clock::now() + kPatience;
   while (true) {
-    auto hello = say_hello(control_path);
-    if (hello) return StoreAccess(control_path);
+    auto client = reach(control_path);
+    if (client) return StoreAccess(control_path, std::move(*client));
     const bool in_vain = std::chrono::steady_clock::now() >= deadline;
-    const Errc code = hello.error().code;
-    if (code == Errc::permission) return propagate(hello);
+    const Errc code = client.error().code;
+    if (code == Errc::permission) return propagate(client);
     if (code == Errc::peer_gone) {
       // It is stopping: the store is free in a moment.
       if (in_vain)
         return fail(Errc::busy, fmt::format("the server at {} is stopping; try again", control_path));
     } else if (code == Errc::busy) {
-      if (in_vain) return propagate(hello);
+      if (in_vain) return propagate(client);
     } else {
       // Nobody listens, so the store should be free; it is not while a server starts.
       auto server = start_here(store, missing);
@@ -79,6 +79,11 @@ Result<StoreAccess> StoreAccess::open(const StoreUrl& store, Missing missing) {
 }
 
 Result<control::Client> StoreAccess::connect() {
+  if (client_) {
+    control::Client client = std::move(*client_);
+    client_.reset();
+    return client;
+  }
   ASSIGN_OR_RETURN(net::OwnedFd socket,
                    server_ ? server_->connect_control() : control::connect_control_socket(control_path_));
   return control::Client(std::move(socket));

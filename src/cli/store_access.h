@@ -1,6 +1,7 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "base/result.h"
@@ -24,17 +25,18 @@ class StoreAccess {
   static Result<StoreAccess> open(const config::StoreUrl& store, Missing missing);
 
   StoreAccess(StoreAccess&&) noexcept;
-  StoreAccess& operator=(StoreAccess&&) noexcept;
+  StoreAccess& operator=(StoreAccess&&) = delete;
   ~StoreAccess();
 
-  // A new control connection.
+  // A control connection.
   Result<control::Client> connect();
 
  private:
-  explicit StoreAccess(std::string control_path);
+  StoreAccess(std::string control_path, control::Client client);
   explicit StoreAccess(std::unique_ptr<server::Server> server);
 
-  std::string control_path_;  // of the running server; empty where it is server_
+  std::string control_path_;               // of the running server; empty where it is server_
+  std::optional<control::Client> client_;  // the connection on which it answered, until it is taken
   std::unique_ptr<server::Server> server_;
 };
 

@@ -48,6 +48,12 @@ void Connection::stop() {
   changed_.notify_all();
 }
 
+void Connection::cut_off() {
+  client_gone_ = true;
+  stream_->close();
+  changed_.notify_all();
+}
+
 Task<void> Connection::read_lines() {
   std::vector<std::byte> bytes(kReadBytes);
   while (!stop_reading_ && !stopping_) {

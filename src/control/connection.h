@@ -30,6 +30,9 @@ class Connection final : private volume::Progress {
   // Ends run() soon, behind the answer to the request in progress.
   void stop();
 
+  // The same at once: what is not sent yet is lost.
+  void cut_off();
+
  private:
   Task<void> read_lines();
   Task<void> carry_out(Request request);

@@ -273,6 +273,12 @@ Result<T> finished(Fields& fields, T value) {
 
 }  // namespace
 
+bool only_reads(const Request& request) {
+  return !std::holds_alternative<CreateRequest>(request) && !std::holds_alternative<ResizeRequest>(request) &&
+         !std::holds_alternative<RemoveRequest>(request) && !std::holds_alternative<RenameRequest>(request) &&
+         !std::holds_alternative<NbdRequest>(request);
+}
+
 Result<std::string> encode_request(const Request& request) {
   Json json;
   std::visit(

@@ -81,6 +81,9 @@ using Request =
     std::variant<HelloRequest, CreateRequest, ListRequest, InfoRequest, ResizeRequest, RemoveRequest,
                  RenameRequest, UsageRequest, CheckRequest, StatusRequest, NbdRequest>;
 
+// Whether carrying it out twice is as good as once.
+bool only_reads(const Request& request);
+
 // One line with its newline. Errc::invalid where a name is not UTF-8.
 Result<std::string> encode_request(const Request& request);
 // A line without its newline. Errc::invalid for anything that is not a request of this version: no JSON

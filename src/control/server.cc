@@ -9,6 +9,17 @@
 
 namespace fdbnbd::control {
 
+class ControlServer::CutOff final : public TimerWork {
+ public:
+  explicit CutOff(ControlServer& server) : server_(server) {}
+  void run() noexcept override {
+    for (const auto& connection : server_.connections_) connection->cut_off();
+  }
+
+ private:
+  ControlServer& server_;
+};
+
 ControlServer::ControlServer(Executor& executor, Service& service, StartNbd start_nbd,
                              uint32_t connections_limit)
     : executor_(executor),
@@ -41,7 +52,10 @@ Task<void> ControlServer::run(std::list<std::unique_ptr<Connection>>::iterator c
 Task<void> ControlServer::stop() {
   stopping_ = true;
   for (const auto& connection : connections_) connection->stop();
+  CutOff cut_off(*this);
+  executor_.start_timer(cut_off, limits::kLingerTimeout);
   co_await tasks_.join();
+  executor_.cancel_timer(cut_off);
 }
 
 }  // namespace fdbnbd::control

@@ -32,12 +32,15 @@ class ControlServer {
   void serve(std::unique_ptr<net::Stream> stream);
 
   // Answers what is being carried out (long work is cancelled), ends all connections, and returns when they
-  // have ended. Connections that come later are closed.
+  // have ended; one whose client takes no answer is cut off after limits::kLingerTimeout. Connections
+  // that come later are closed.
   Task<void> stop();
 
   size_t connections_count() const { return connections_.size(); }
 
  private:
+  class CutOff;
+
   Task<void> run(std::list<std::unique_ptr<Connection>>::iterator connection);
 
   Executor& executor_;

@@ -203,6 +203,17 @@ TEST_F(ControlServerTest, AClientThatReadsNothingDoesNotStopTheServer) {
   loop.run(server.stop());
 }
 
+TEST_F(ControlServerTest, StopCutsOffAClientThatTakesNoAnswer) {
+  const auto client = connect({.capacity_bytes = 16});
+  loop.run(write(*client, "{\"verb\":\"ls\"}\n"));
+  std::byte first{};
+  EXPECT_EQ(loop.run(client->read_some({&first, 1})), size_t{1});
+  const MonotonicTime started = loop.clock().now();
+  loop.run(server.stop());
+  EXPECT_EQ(loop.clock().now() - started, Duration(limits::kLingerTimeout));
+  EXPECT_EQ(server.connections_count(), 0U);
+}
+
 TEST(ControlServerSeeds, AnswersAreTheSameHoweverTheBytesMove) {
   for (uint64_t seed = 0; seed < 200; ++seed) {
     SimLoop loop(seed);

@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <csignal>
 #include <future>
 #include <thread>
 #include <type_traits>
@@ -27,6 +28,22 @@ namespace fdbnbd::server {
 namespace {
 
 constexpr uint32_t kMaxDefaultIoThreads = 4;
+
+// While it lives, threads that are started get no signals: those are for the thread that waits for them.
+class SignalsBlocked {
+ public:
+  SignalsBlocked() {
+    sigset_t all;
+    sigfillset(&all);
+    pthread_sigmask(SIG_BLOCK, &all, &before_);
+  }
+  SignalsBlocked(const SignalsBlocked&) = delete;
+  SignalsBlocked& operator=(const SignalsBlocked&) = delete;
+  ~SignalsBlocked() { pthread_sigmask(SIG_SETMASK, &before_, nullptr); }
+
+ private:
+  sigset_t before_{};
+};
 
 class RunningServer final : public Server, private control::StatusSource {
  public:
@@ -281,7 +298,7 @@ void RunningServer::stop() {
 
 Task<void> RunningServer::shut_down() {
   if (control_acceptor_) control_acceptor_->close();
-  if (control_) co_await control_->stop();
+  if (control_) tasks_.spawn(control_->stop());
   if (sessions_) co_await sessions_->stop(limits::kShutdownTimeout);
   co_await tasks_.join();
   control_acceptor_.reset();
@@ -300,6 +317,7 @@ uint32_t default_io_threads_count() {
 }
 
 Result<std::unique_ptr<Server>> Server::start(ServerOptions options) {
+  const SignalsBlocked for_new_threads;
   auto server = std::make_unique<RunningServer>(std::move(options));
   auto opened = server->open();
   if (!opened) {

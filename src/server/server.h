@@ -45,7 +45,7 @@ struct ServerOptions {
 // As many I/O threads as pay off on this machine.
 uint32_t default_io_threads_count();
 
-// All calls from one thread, which is none of the server's own.
+// All calls from one thread, which is none of the server's own; connect_control() from any such thread.
 class Server {
  public:
   // Opens the store, then makes the volumes, then listens. Errors, each with what to do next: busy (another
