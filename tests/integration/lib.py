@@ -157,11 +157,16 @@ class Server:
     def __enter__(self):
         return self
 
-    def __exit__(self, kind, *_):
+    def __exit__(self, kind, error, _):
         if kind is None:
-            self.stop()
-        else:
-            self.kill()
+            try:
+                self.stop()
+            finally:
+                self.remove()
+            return
+        status = self.process.poll()
+        error.add_note(f"server {'runs' if status is None else f'ended with status {status}'}; the end of its log:\n{self.log_tail()}")
+        self.kill()
         self.remove()
 
     def command(self):
@@ -230,6 +235,7 @@ class Server:
         use_tcp = (not self.unix) if tcp is None else tcp
         if use_tcp and PEER:
             raise Skip("peers are tested over Unix sockets")
+        options.setdefault("timeout", 10 * SLOWNESS)
         return Wire((self.host, self.port) if use_tcp else self.socket_path, **options)
 
     def session(self, name=None, structured=False, context=False, tcp=None, **options):
@@ -283,10 +289,10 @@ class Server:
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
             try:
-                self.process.wait(within)
+                self.process.wait(within * SLOWNESS)
             except subprocess.TimeoutExpired:
                 self.kill()
-                raise Failure("SIGTERM", f"the server ends within {within} s", "still running") from None
+                raise Failure("SIGTERM", f"the server ends within {within * SLOWNESS} s", "still running") from None
         self.forget()
         if not PEER:
             expect_equal("exit status of the server", self.process.returncode, 0)
@@ -370,7 +376,8 @@ def describe(error):
     if isinstance(error, Failure):
         at = traceback.extract_tb(error.__traceback__)
         lines = [f"{os.path.basename(f.filename)}:{f.lineno} {f.name}" for f in at if f.filename.endswith("_test.py")]
-        return f"{error}\n      at:       {', '.join(lines)}"
+        notes = "".join(f"\n      {line}" for note in getattr(error, "__notes__", ()) for line in note.splitlines())
+        return f"{error}\n      at:       {', '.join(lines)}{notes}"
     return "".join(traceback.format_exception(error)).rstrip()
 
 

@@ -287,6 +287,8 @@ def processor_seconds(server):
 
 @test
 def running_out_of_files_neither_spins_nor_stops_others():
+    if SANITIZED:
+        raise Skip("the sanitizer needs descriptors for its own checks, and takes their lack for a bad pointer")
     with Directory(open_files=200) as server:
         with Watch(server):
             wires = []
