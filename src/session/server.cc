@@ -26,7 +26,7 @@ Task<void> SessionServer::accept(net::Acceptor& acceptor) {
     auto accepted = co_await acceptor.accept();
     if (stopping_) co_return;
     if (accepted) {
-      if (may_begin()) {
+      if (make_room()) {
         tasks_.spawn(run_accepted(begin_connection(std::move(*accepted))));
       }
     } else if (accepted.error().code == Errc::too_large) {
@@ -39,20 +39,29 @@ Task<void> SessionServer::accept(net::Acceptor& acceptor) {
   }
 }
 
-bool SessionServer::may_begin() {
+bool SessionServer::make_room() {
   const SessionLimits& limits = shared_.limits;
-  if (!stopping_ && connections_.size() < limits.connections_count &&
-      handshaking_count_ < limits.handshaking_count) {
+  if (stopping_ || connections_.size() >= limits.connections_count) {
+    ++refused_count_;
+    return false;
+  }
+  if (handshaking_count_ - displaced_count_ < limits.handshaking_count) return true;
+  ++refused_count_;
+  for (Connection& connection : connections_) {
+    if (connection.session != nullptr || connection.displaced) continue;
+    connection.displaced = true;
+    ++displaced_count_;
+    connection.stream->close();
     return true;
   }
-  ++refused_count_;
   return false;
 }
 
 SessionServer::Connections::iterator SessionServer::begin_connection(std::unique_ptr<net::Stream> stream) {
   ++accepted_count_;
-  return connections_.insert(connections_.end(),
-                             {.stream = std::move(stream), .session = nullptr, .executor = nullptr});
+  return connections_.insert(
+      connections_.end(),
+      {.stream = std::move(stream), .session = nullptr, .executor = nullptr, .displaced = false});
 }
 
 Task<void> SessionServer::run_accepted(Connections::iterator connection) {
@@ -61,7 +70,7 @@ Task<void> SessionServer::run_accepted(Connections::iterator connection) {
 }
 
 Task<Result<void>> SessionServer::serve_stream(std::unique_ptr<net::Stream> stream) {
-  if (!may_begin()) co_return fail(Errc::busy, "too many connections");
+  if (!make_room()) co_return fail(Errc::busy, "too many connections");
   co_return co_await run_connection(begin_connection(std::move(stream)));
 }
 
@@ -71,9 +80,12 @@ Task<Result<void>> SessionServer::run_connection(Connections::iterator connectio
   auto hands =
       co_await shake_hands(*connection->stream, executor_, exports_, tls_, shared_.limits.handshake_timeout);
   --handshaking_count_;
-  if (!hands || stopping_) {
+  const bool displaced = connection->displaced;
+  if (displaced) --displaced_count_;
+  if (!hands || stopping_ || displaced) {
     end_connection(connection);
-    if (hands) co_return fail(Errc::cancelled, "the server is stopping");
+    if (stopping_) co_return fail(Errc::cancelled, "the server is stopping");
+    if (displaced) co_return fail(Errc::busy, "too many clients in the handshake");
     const Error& error = hands.error();
     if (error.code == Errc::timeout) ++handshake_timeouts_count_;
     if (error.code == Errc::protocol)

@@ -75,12 +75,14 @@ class SessionServer {
     std::unique_ptr<net::Stream> stream;    // until the session has it
     std::shared_ptr<Transmission> session;  // once there is one
     Executor* executor = nullptr;           // the session's
+    bool displaced = false;                 // closed in its handshake to make room for a newer one
   };
   using Connections = std::list<Connection>;
 
   Task<void> accept(net::Acceptor& acceptor);
-  // Whether there is room for one more.
-  bool may_begin();
+  // Whether one more may begin. Where too many are in the handshake the oldest of them is closed for it, so
+  // that silent peers do not keep clients out.
+  bool make_room();
   Connections::iterator begin_connection(std::unique_ptr<net::Stream> stream);
   Task<void> run_accepted(Connections::iterator connection);
   Task<Result<void>> run_connection(Connections::iterator connection);
@@ -102,6 +104,7 @@ class SessionServer {
   bool stopping_ = false;
 
   uint64_t handshaking_count_ = 0;
+  uint64_t displaced_count_ = 0;  // of these: closed, but not ended yet
   uint64_t accepted_count_ = 0;
   uint64_t refused_count_ = 0;
   uint64_t handshake_timeouts_count_ = 0;

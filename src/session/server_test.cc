@@ -145,6 +145,9 @@ TEST(SessionServer, BeyondTheBoundConnectionsAreClosedAndSessionsGoOn) {
   EXPECT_EQ(std::count(ended.begin(), ended.end(), true), 7);
   EXPECT_EQ(world.server.stats().refused_connections, 7u);
   EXPECT_EQ(world.server.stats().handshaking, 3u);
+  bool newcomer = false;
+  world.run(connect_and_leave(world, {}, newcomer));
+  EXPECT_TRUE(newcomer) << "silent peers kept a client out";
   const auto use = [](TestClient& client) -> Task<void> {
     const auto reply = co_await client.call({.command = Command::read, .length_bytes = 512});
     EXPECT_EQ(reply.error, NbdError::ok);
