@@ -23,7 +23,7 @@ int end(ExitStatus status) {
 
 // One line on stderr, whatever the text has.
 int end(const Error& error) {
-  fmt::print(stderr, "fdb-nbd: {}\n", escaped(error.what, kMaxErrorLineBytes));
+  print_error(fmt::format("fdb-nbd: {}\n", escaped(error.what, kMaxErrorLineBytes)));
   return end(exit_status(error.code));
 }
 
@@ -31,13 +31,13 @@ int usage_error(const CLI::App& app, const CLI::ParseError& error) {
   const auto verbs = app.get_subcommands();
   const auto unknown = app.remaining();
   if (verbs.empty() && !unknown.empty()) {
-    fmt::print(stderr, "fdb-nbd: there is no verb \"{}\"; see: fdb-nbd --help\n",
-               escaped(unknown.front(), kMaxErrorLineBytes));
+    print_error(fmt::format("fdb-nbd: there is no verb \"{}\"; see: fdb-nbd --help\n",
+                            escaped(unknown.front(), kMaxErrorLineBytes)));
     return end(ExitStatus::usage);
   }
   const std::string verb = verbs.empty() ? "" : " " + verbs.front()->get_name();
-  fmt::print(stderr, "fdb-nbd{}: {}; see: fdb-nbd{} --help\n", verb,
-             escaped(error.what(), kMaxErrorLineBytes), verb);
+  print_error(fmt::format("fdb-nbd{}: {}; see: fdb-nbd{} --help\n", verb,
+                          escaped(error.what(), kMaxErrorLineBytes), verb));
   return end(ExitStatus::usage);
 }
 

@@ -66,6 +66,11 @@ void print(std::string_view text) {
     stdout_errno = errno;
 }
 
+void print_error(std::string_view text) {
+  std::fwrite(text.data(), 1, text.size(), stderr);
+  std::fflush(stderr);
+}
+
 Result<void> finish_output() {
   if (std::fflush(stdout) != 0 && stdout_errno == 0) stdout_errno = errno;
   if (stdout_errno == 0) return {};

@@ -27,7 +27,10 @@ std::string format_size_exactly(uint64_t bytes);
 // Writes to stdout; failures show in finish_output().
 void print(std::string_view text);
 
-// Whether all of it arrived; Errc::io, or Errc::peer_gone where nobody reads any more.
+// Writes to stderr, where a failure has nowhere to go.
+void print_error(std::string_view text);
+
+// Whether all of stdout arrived; Errc::io, or Errc::peer_gone where nobody reads any more.
 Result<void> finish_output();
 
 }  // namespace fdbnbd::cli

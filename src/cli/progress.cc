@@ -7,10 +7,10 @@
 #include <atomic>
 #include <chrono>
 #include <csignal>
-#include <cstdio>
 #include <utility>
 
 #include "base/units.h"
+#include "cli/output.h"
 
 namespace fdbnbd::cli {
 
@@ -70,21 +70,19 @@ void ProgressDisplay::update(uint64_t done_bytes, uint64_t total_bytes) {
   const MonotonicTime now = clock_.now();
   if (progress_wanted.exchange(false)) {
     finish();
-    fmt::print(stderr, "{}: {}\n", title_, describe(done_bytes, total_bytes, now - started_));
+    print_error(fmt::format("{}: {}\n", title_, describe(done_bytes, total_bytes, now - started_)));
   }
   if (!bar_enabled_ || (last_drawn_ && now - *last_drawn_ < kDrawInterval)) return;
   last_drawn_ = now;
-  fmt::print(stderr, "\r\033[K{} {}{}", title_,
-             total_bytes == 0 ? "" : format_bar(done_bytes, total_bytes) + " ",
-             describe(done_bytes, total_bytes, now - started_));
-  std::fflush(stderr);
+  print_error(fmt::format("\r\033[K{} {}{}", title_,
+                          total_bytes == 0 ? "" : format_bar(done_bytes, total_bytes) + " ",
+                          describe(done_bytes, total_bytes, now - started_)));
 }
 
 void ProgressDisplay::finish() {
   if (!last_drawn_) return;
   last_drawn_.reset();
-  std::fputs("\r\033[K", stderr);
-  std::fflush(stderr);
+  print_error("\r\033[K");
 }
 
 std::string ProgressDisplay::describe(uint64_t done_bytes, uint64_t total_bytes, Duration elapsed) const {

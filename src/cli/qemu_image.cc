@@ -123,7 +123,9 @@ class Relay {
   using Connect = UniqueFunction<Result<net::OwnedFd>()>;
 
   static Result<std::unique_ptr<Relay>> start(Connect connect) {
-    std::string directory = (std::filesystem::temp_directory_path() / "fdb-nbd-XXXXXX").string();
+    std::error_code no_place;
+    std::string directory = (std::filesystem::temp_directory_path(no_place) / "fdb-nbd-XXXXXX").string();
+    if (no_place) return fail(Errc::io, "there is no directory for temporary files: " + no_place.message());
     if (::mkdtemp(directory.data()) == nullptr) return system_error("cannot make a temporary directory");
     std::unique_ptr<Relay> relay(new Relay(std::move(directory), std::move(connect)));
     sockaddr_un address{};
