@@ -55,7 +55,12 @@ class RocksEngine final : public Engine {
   std::unique_ptr<Transaction> begin(Executor& executor) override;
   Task<Result<void>> read(Executor& executor, const BulkRead& request, RowSink& sink) override {
     BlockingPool& pool = request.background ? background_readers_ : readers_;
-    return pool.run(executor, [this, &request, &sink] { return read_bulk(*store_, request, sink); });
+    for (BulkPart part = next_part(request, {}); !part.empty(); part = next_part(request, part)) {
+      auto result = co_await pool.run(
+          executor, [this, &request, part, &sink] { return read_bulk(*store_, request, part, sink); });
+      if (!result) co_return propagate(result);
+    }
+    co_return Result<void>{};
   }
   Task<Result<void>> sync(Executor& executor) override {
     PendingSync sync(executor);

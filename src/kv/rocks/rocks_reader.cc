@@ -20,6 +20,8 @@ namespace {
 
 // Points that are read together: enough for RocksDB to profit, few enough to bound their values' memory.
 constexpr size_t kPointsPerTurn = 64;
+// Points that occupy a reading thread at a time, before others get their turn.
+constexpr size_t kPointsPerPart = 256;
 // Bytes that background work reads with one iterator, which keeps files and memtables alive meanwhile.
 constexpr uint64_t kBackgroundBytesPerTurn = 8 * limits::kMiB;
 // What get_range() returns at most at a time.
@@ -237,16 +239,24 @@ Result<RangeResult> read_rows(const RocksStore& store, const rocksdb::Snapshot* 
   return result;
 }
 
-Result<void> read_bulk(const RocksStore& store, const BulkRead& request, RowSink& sink) {
+Result<void> read_bulk(const RocksStore& store, const BulkRead& request, BulkPart part, RowSink& sink) {
   std::array<std::vector<size_t>, kFamiliesCount> points;
-  for (size_t i = 0; i < request.points.size(); ++i)
+  for (size_t i = part.first_point; i < part.first_point + part.points_count; ++i)
     points[static_cast<size_t>(store.router().family_of(request.points[i]))].push_back(i);
   for (const Family family : {Family::meta, Family::bulk})
     RETURN_IF_ERROR(read_points(store, request, points[static_cast<size_t>(family)], family, sink));
-  for (size_t i = 0; i < request.ranges.size(); ++i)
-    for (const RangePart& part : store.router().split(request.ranges[i]))
-      RETURN_IF_ERROR(RangeScan(store, part, i, request.background, sink).run());
+  for (size_t i = part.first_range; i < part.first_range + part.ranges_count; ++i)
+    for (const RangePart& range : store.router().split(request.ranges[i]))
+      RETURN_IF_ERROR(RangeScan(store, range, i, request.background, sink).run());
   return {};
+}
+
+BulkPart next_part(const BulkRead& request, BulkPart after) {
+  BulkPart part{.first_point = after.first_point + after.points_count,
+                .first_range = after.first_range + after.ranges_count};
+  part.points_count = std::min(request.points.size() - part.first_point, kPointsPerPart);
+  if (part.points_count < kPointsPerPart && part.first_range < request.ranges.size()) part.ranges_count = 1;
+  return part;
 }
 
 }  // namespace fdbnbd::kv
