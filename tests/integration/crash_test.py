@@ -258,7 +258,7 @@ def start_fio(server):
     """Load from somebody else, on another volume."""
     return subprocess.Popen(["fio", "--name=load", "--ioengine=nbd", f"--uri={server.uri('load')}", "--rw=randwrite", "--bs=4k", "--iodepth=16",
                              "--size=16m", "--time_based", "--runtime=60"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-                            cwd=server.directory)
+                            cwd=server.directory, start_new_session=True)
 
 
 def has_fio():
@@ -286,7 +286,7 @@ def rounds(count, end, with_early_kill):
                 load_until(writers, time.monotonic() + chance.choice((0.01, 0.05, 0.2, 0.5)) * (0.5 + chance.random()), lambda: end(server))
             finally:
                 if fio:
-                    fio.kill()
+                    os.killpg(fio.pid, signal.SIGKILL)   # its jobs are processes of their own
                     fio.wait()
             if end is stop_softly:
                 server.stop()
