@@ -88,6 +88,17 @@ inline constexpr uint64_t kMemoryHistoryBytes = 64 * kMiB;  // replaced values t
 inline constexpr uint64_t kDefaultRocksMemoryBytes = 128 * kMiB;
 inline constexpr uint64_t kMinRocksMemoryBytes = 32 * kMiB;
 
+// FoundationDB.
+inline constexpr auto kFdbConnectTimeout = std::chrono::seconds(10);      // for the first answer
+inline constexpr auto kFdbReadVersionLifetime = std::chrono::seconds(4);  // the cluster keeps about 5 s
+inline constexpr uint32_t kFdbCommitsInFlight = 16;                       // of one volume
+inline constexpr int64_t kFdbTransactionBytes = 4 * kMiB;                 // larger ones are refused
+inline constexpr uint64_t kFdbRangeReplyBytes = 78'000;        // what one reply to a range read surely holds
+inline constexpr uint64_t kFdbRangePageBytes = kMiB;           // of several replies to one get_range
+inline constexpr size_t kFdbReadsInFlight = 128;               // of one bulk read
+inline constexpr auto kFdbLongWait = std::chrono::seconds(1);  // the cluster is at a limit
+static_assert(kFdbTransactionBytes >= static_cast<int64_t>(2 * kMaxTransactionBytes));
+
 // Control socket.
 inline constexpr uint64_t kMaxControlMessageBytes = kMiB;      // of a request
 inline constexpr uint64_t kMaxControlReplyBytes = 256 * kMiB;  // that a client takes

@@ -137,6 +137,9 @@ struct Capabilities {
   uint32_t commits_in_flight = 1;
   // Whether a successful commit is already on stable storage, so that sync() does nothing.
   bool commits_are_durable = false;
+  // A range with more bytes of rows than this takes several replies, one after the other, so a large read is
+  // better cut into ranges of this size; 0: no bound.
+  uint64_t range_reply_bytes = 0;
 };
 
 struct EngineStats {

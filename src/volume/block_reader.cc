@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <utility>
 
 #include "base/assert.h"
 #include "volume/block_codec.h"
@@ -26,7 +27,24 @@ void BlockReader::add_run(uint64_t first_block, uint64_t blocks_count) {
   for (uint64_t i = 0; i < blocks_count; ++i) points_.push_back(first_block + i);
 }
 
+void BlockReader::cut_ranges(uint64_t range_bytes) {
+  if (range_bytes == 0) return;
+  const uint64_t row_bytes = keys_.block_key_bytes() + block_bytes_ + kRowOverheadBytes;
+  const uint64_t blocks_limit = std::max<uint64_t>(range_bytes / row_bytes, 1);
+  for (const Run& run : std::exchange(ranges_, {})) {
+    for (uint64_t done = 0; done < run.blocks_count; done += blocks_limit) {
+      const uint64_t count = std::min(blocks_limit, run.blocks_count - done);
+      if (count == 1) {
+        points_.push_back(run.first_block + done);
+      } else {
+        ranges_.push_back({run.first_block + done, count});
+      }
+    }
+  }
+}
+
 Task<Result<std::optional<BlockReader::Failure>>> BlockReader::run(kv::Engine& engine, Executor& executor) {
+  cut_ranges(engine.capabilities().range_reply_bytes);
   const size_t key_bytes = keys_.block_key_bytes();
   std::string arena;
   arena.reserve((points_.size() + 2 * ranges_.size()) * key_bytes);

@@ -39,12 +39,16 @@ class BlockReader final : private kv::RowSink {
  private:
   // A single block is asked for by its key; from here on a range is cheaper.
   static constexpr uint64_t kRangeFromBlocks = 4;
+  // Of a row besides its key and the block: the trailer of the value, and lengths in the reply.
+  static constexpr uint64_t kRowOverheadBytes = 32;
 
   void on_range_row(size_t range_index, std::string_view key, std::string_view value) override;
   void on_point_row(size_t point_index, std::string_view value) override;
   void on_unreadable_range_row(size_t range_index, std::string_view key) override;
   void on_unreadable_point(size_t point_index) override;
 
+  // Cuts ranges so that each has at most `range_bytes` of rows (0: no bound).
+  void cut_ranges(uint64_t range_bytes);
   void deliver(uint64_t block, std::string_view value);
   void fail_block(uint64_t block, Error error);
   std::optional<uint64_t> first_missing_block() const;
