@@ -8,6 +8,7 @@
 
 #include "async/run_loop.h"
 #include "async/scope.h"
+#include "async/semaphore.h"
 #include "async/sim_loop.h"
 #include "base/random.h"
 #include "kv/conformance_testing.h"
@@ -44,7 +45,7 @@ Task<void> run_side_by_side(Executor& executor,
 
 void EngineConformance::run_on_threads(
     uint64_t seed, const std::function<Task<void>(Executor&, uint64_t number)>& task) const {
-  if (GetParam().simulated) {
+  if (GetParam().simulated || GetParam().commits_share_versions) {
     run(seed, [&](Executor& executor) { return run_side_by_side(executor, task); });
     return;
   }
@@ -88,6 +89,8 @@ struct History {
   std::mutex mutex;
   std::vector<Committed> committed;
   uint64_t conflicts_count = 0;
+  // Set where commits must not share a version; then all is on one thread.
+  Semaphore* commit_turns = nullptr;
 };
 
 void apply(Model& model, const ModelMutation& mutation) {
@@ -215,6 +218,11 @@ Task<void> one_transaction(Executor& executor, Engine& engine, Random& random, H
     add(*transaction, record.mutations.back());
   }
   if (random.one_in(2)) co_await reschedule(executor);
+  std::optional<Semaphore::Slot> turn;
+  if (history.commit_turns != nullptr) {
+    turn.emplace(*history.commit_turns);
+    co_await turn->acquire();
+  }
   const auto version = co_await transaction->commit();
   const std::lock_guard lock(history.mutex);
   if (version) {
@@ -283,7 +291,9 @@ TEST_P(EngineConformance, RandomTransactionsAreSerializable) {
   for (uint64_t seed = 1; seed <= rounds && !HasFailure(); ++seed) {
     SCOPED_TRACE("seed " + std::to_string(seed));
     const auto engine = open(seed);
+    Semaphore commit_turns(1);
     History history;
+    if (GetParam().commits_share_versions) history.commit_turns = &commit_turns;
     run_on_threads(seed, [&](Executor& executor, uint64_t number) {
       return concurrent_transactions(executor, *engine, seed * 10 + number, count, history);
     });

@@ -35,6 +35,9 @@ struct ConformanceSubject {
   std::function<std::unique_ptr<Engine>(uint64_t seed)> open;
   // Whether everything runs on the caller's thread, so that a simulated loop can drive it.
   bool simulated = false;
+  // Whether commits that are under way at the same time may get one version (FoundationDB): a history that is
+  // checked by its versions then commits one at a time.
+  bool commits_share_versions = false;
 };
 inline void PrintTo(const ConformanceSubject& subject, std::ostream* out) {
   *out << subject.name;

@@ -15,12 +15,13 @@ MODULES = {
     "kv": "base async",
     "kv/memory": "base async kv",
     "kv/rocks": "base async kv",
+    "kv/fdb": "base async kv",
     "net": "base async",
     "session": "base async proto block net",
     "volume": "base async block kv",
     "config": "base net",
     "control": "base async block kv net volume",
-    "server": "base async block kv kv/memory kv/rocks net session volume config control",
+    "server": "base async block kv kv/memory kv/rocks kv/fdb net session volume config control",
     "cli": "base async config control net server volume",
 }
 

@@ -1,0 +1,128 @@
+#include "kv/fdb/fdb_engine.h"
+
+#include <fmt/core.h>
+
+#include <chrono>
+#include <condition_variable>
+#include <cstring>
+#include <mutex>
+#include <utility>
+
+#include "kv/fdb/bulk_read.h"
+#include "kv/fdb/client.h"
+#include "kv/fdb/errors.h"
+#include "kv/fdb/future.h"
+#include "kv/fdb/transaction.h"
+
+namespace fdbnbd::kv {
+
+namespace {
+
+using fdb::Api;
+using fdb::Client;
+
+class FdbEngine final : public Engine {
+ public:
+  FdbEngine(std::unique_ptr<Client> client, uint32_t commits_in_flight)
+      : client_(std::move(client)), commits_in_flight_(commits_in_flight) {}
+
+  std::string_view name() const override { return "fdb"; }
+  Capabilities capabilities() const override {
+    return {.shared_between_hosts = true,
+            .commits_in_flight = commits_in_flight_,
+            .commits_are_durable = true,
+            .range_reply_bytes = limits::kFdbRangeReplyBytes};
+  }
+  EngineStats stats() const override { return {}; }
+  std::unique_ptr<Transaction> begin(Executor& executor) override {
+    return fdb::begin_transaction(*client_, executor);
+  }
+  Task<Result<void>> read(Executor& executor, const BulkRead& request, RowSink& sink) override {
+    return fdb::read_in_bulk(*client_, executor, request, sink);
+  }
+  // A commit is on the disks of the log servers before it is answered.
+  Task<Result<void>> sync(Executor&) override { co_return Result<void>(); }
+
+ private:
+  const std::unique_ptr<Client> client_;
+  const uint32_t commits_in_flight_;
+};
+
+// Lets a thread wait for a future with a bound.
+class BlockingWait {
+ public:
+  // False where it was not ready in time.
+  bool wait_for(const Api& api, const fdb::Future& future, Duration timeout) {
+    if (api.future_set_callback(future.get(), &on_ready, this) != 0) return true;
+    std::unique_lock lock(mutex_);
+    return ready_changed_.wait_for(lock, timeout, [this] { return ready_; });
+  }
+  void wait() {
+    std::unique_lock lock(mutex_);
+    ready_changed_.wait(lock, [this] { return ready_; });
+  }
+
+ private:
+  static void on_ready(FDBFuture*, void* self) noexcept {
+    auto& waiter = *static_cast<BlockingWait*>(self);
+    const std::lock_guard lock(waiter.mutex_);
+    waiter.ready_ = true;
+    // With the lock held: the waiter may be gone as soon as it is not.
+    waiter.ready_changed_.notify_all();
+  }
+
+  std::mutex mutex_;
+  std::condition_variable ready_changed_;
+  bool ready_ = false;  // guarded by mutex_
+};
+
+std::string cluster_name(const FdbOptions& options) {
+  if (!options.cluster_file.empty()) return fmt::format("cluster file {}", options.cluster_file);
+  return "the cluster file of FDB_CLUSTER_FILE, ./fdb.cluster or /etc/foundationdb/fdb.cluster";
+}
+
+Error cluster_error(const Api& api, fdb_error_t error, const FdbOptions& options) {
+  return {fdb::meaning_of(error, fdb::Operation::read).code,
+          fmt::format("FoundationDB: {}: {} (error {})", cluster_name(options), api.get_error(error), error)};
+}
+
+// Asks the cluster for a read version.
+Result<void> check_reachable(const Client& client, const FdbOptions& options) {
+  ASSIGN_OR_RETURN(const fdb::TransactionHandle transaction, client.make_transaction());
+  const fdb::Future future(client.api, client.api.transaction_get_read_version(transaction.get()));
+  BlockingWait waiter;
+  if (!waiter.wait_for(client.api, future, options.connect_timeout)) {
+    client.api.transaction_cancel(transaction.get());
+    waiter.wait();
+    return fail(
+        Errc::unavailable,
+        fmt::format("FoundationDB does not answer within {} s ({}); check that the cluster runs and that its "
+                    "coordinators can be reached",
+                    std::chrono::duration<double>(options.connect_timeout).count(), cluster_name(options)));
+  }
+  if (const fdb_error_t error = client.api.future_get_error(future.get()); error != 0)
+    return tl::unexpected(cluster_error(client.api, error, options));
+  return {};
+}
+
+}  // namespace
+
+Result<std::unique_ptr<Engine>> open_fdb_engine(const FdbOptions& options) {
+  ASSIGN_OR_RETURN(const Api* const api, fdb::start_network(options.library_path, options.network_options));
+  FDBDatabase* database = nullptr;
+  const char* const cluster_file = options.cluster_file.empty() ? nullptr : options.cluster_file.c_str();
+  if (const fdb_error_t error = api->create_database(cluster_file, &database); error != 0)
+    return tl::unexpected(cluster_error(*api, error, options));
+  auto client = std::make_unique<Client>(*api, database, *options.clock, options.read_version_lifetime);
+  // A net below the bounds of the callers.
+  const int64_t size_limit_bytes = limits::kFdbTransactionBytes;
+  if (const fdb_error_t error = api->database_set_option(
+          database, static_cast<int>(fdb::DatabaseOption::transaction_size_limit),
+          reinterpret_cast<const uint8_t*>(&size_limit_bytes), sizeof size_limit_bytes);
+      error != 0)
+    return tl::unexpected(cluster_error(*api, error, options));
+  RETURN_IF_ERROR(check_reachable(*client, options));
+  return std::make_unique<FdbEngine>(std::move(client), options.commits_in_flight);
+}
+
+}  // namespace fdbnbd::kv
