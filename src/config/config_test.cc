@@ -157,6 +157,12 @@ TEST(StoreUrl, EachSchemeIsParsedAndPrintedAgain) {
       {"fdb:/etc/fdb.cluster", {Kind::fdb, "/etc/fdb.cluster", ""}, "fdb:/etc/fdb.cluster"},
       {"fdb:?prefix=vols", {Kind::fdb, "", "vols"}, "fdb:?prefix=vols"},
       {"fdb:/c?prefix=v=w", {Kind::fdb, "/c", "v=w"}, "fdb:/c?prefix=v=w"},
+      {"fdb:/c?knob=a=1&prefix=v&client_buggify_enable",
+       {Kind::fdb, "/c", "v", {{"knob", "a=1"}, {"client_buggify_enable", ""}}},
+       "fdb:/c?prefix=v&knob=a=1&client_buggify_enable"},
+      {"fdb:?tls_password=secret",
+       {Kind::fdb, "", "", {{"tls_password", "secret"}}},
+       "fdb:?tls_password=..."},
   };
   for (const auto& c : cases) {
     const auto url = parse_store_url(c.text, "/default");
@@ -170,7 +176,8 @@ TEST(StoreUrl, EverythingElseIsInvalid) {
   using namespace std::string_view_literals;
   for (const std::string_view text :
        {""sv, ":"sv, "rocksdb"sv, "/srv/a"sv, "Rocksdb:/a"sv, "memory:x"sv, "control:"sv, "fdb:?"sv,
-        "fdb:?prefix="sv, "fdb:?other=1"sv, "fdb:?prefix=a&x=y"sv, "rocksdb:a\0b"sv}) {
+        "fdb:?prefix="sv, "fdb:?=1"sv, "fdb:?Other=1"sv, "fdb:?prefix=a&"sv, "fdb:?prefix=a&prefix=b"sv,
+        "fdb:?prefix=a/b"sv, "fdb:?prefix=\xff"sv, "rocksdb:a\0b"sv}) {
     const auto url = parse_store_url(text, "/default");
     ASSERT_FALSE(url.has_value()) << text;
     EXPECT_EQ(url.error().code, Errc::invalid) << text;

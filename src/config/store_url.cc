@@ -2,9 +2,23 @@
 
 #include <fmt/core.h>
 
+#include <utility>
+
 namespace fdbnbd::config {
 
 namespace {
+
+// What the keys of two stores in one cluster begin with must not begin alike: a slash ends each prefix, so
+// none may be inside. Keys that begin with 0xff are the cluster's own.
+constexpr size_t kMaxPrefixBytes = 64;
+bool is_prefix_name(std::string_view name) {
+  return !name.empty() && name.size() <= kMaxPrefixBytes && name.find('/') == std::string_view::npos &&
+         name.front() != '\xff';
+}
+
+bool is_option_name(std::string_view name) {
+  return !name.empty() && name.find_first_not_of("abcdefghijklmnopqrstuvwxyz_") == std::string_view::npos;
+}
 
 Result<StoreUrl> parse_fdb(std::string_view rest) {
   StoreUrl url{.kind = StoreUrl::Kind::fdb, .path = {}, .prefix = {}};
@@ -12,13 +26,43 @@ Result<StoreUrl> parse_fdb(std::string_view rest) {
   url.path = rest.substr(0, query);
   if (query == std::string_view::npos) return url;
   std::string_view parameters = rest.substr(query + 1);
-  static constexpr std::string_view kPrefix = "prefix=";
-  if (!parameters.starts_with(kPrefix) || parameters.size() == kPrefix.size() ||
-      parameters.find('&') != std::string_view::npos) {
-    return fail(Errc::invalid, fmt::format("store fdb:{}: the only parameter is ?prefix=NAME", rest));
+  while (true) {
+    const auto ampersand = parameters.find('&');
+    const std::string_view parameter = parameters.substr(0, ampersand);
+    const auto equals = parameter.find('=');
+    const std::string_view name = parameter.substr(0, equals);
+    const std::string_view value = equals == std::string_view::npos ? "" : parameter.substr(equals + 1);
+    if (name == "prefix") {
+      if (!url.prefix.empty() || !is_prefix_name(value)) {
+        return fail(Errc::invalid,
+                    fmt::format("store fdb:{}: ?prefix=NAME takes one name of 1 to {} bytes without a slash",
+                                rest, kMaxPrefixBytes));
+      }
+      url.prefix = value;
+    } else if (is_option_name(name)) {
+      url.options.emplace_back(name, value);
+    } else {
+      return fail(
+          Errc::invalid,
+          fmt::format("store fdb:{}: \"{}\" is neither prefix=NAME nor a network option of FoundationDB",
+                      rest, parameter));
+    }
+    if (ampersand == std::string_view::npos) return url;
+    parameters.remove_prefix(ampersand + 1);
   }
-  url.prefix = parameters.substr(kPrefix.size());
-  return url;
+}
+
+std::string fdb_to_string(const StoreUrl& url) {
+  std::string text = "fdb:" + url.path;
+  char separator = '?';
+  const auto add = [&](std::string_view name, std::string_view value) {
+    text += std::exchange(separator, '&');
+    text += name;
+    if (!value.empty()) text.append("=").append(value);
+  };
+  if (!url.prefix.empty()) add("prefix", url.prefix);
+  for (const auto& [name, value] : url.options) add(name, name == "tls_password" ? "..." : value);
+  return text;
 }
 
 }  // namespace
@@ -53,7 +97,7 @@ std::string to_string(const StoreUrl& url) {
     case StoreUrl::Kind::rocksdb:
       return "rocksdb:" + url.path;
     case StoreUrl::Kind::fdb:
-      return "fdb:" + url.path + (url.prefix.empty() ? "" : "?prefix=" + url.prefix);
+      return fdb_to_string(url);
     case StoreUrl::Kind::memory:
       return "memory:";
     case StoreUrl::Kind::control:

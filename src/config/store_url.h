@@ -2,6 +2,8 @@
 
 #include <string>
 #include <string_view>
+#include <utility>
+#include <vector>
 
 #include "base/result.h"
 
@@ -15,14 +17,17 @@ struct StoreUrl {
   Kind kind = Kind::memory;
   // rocksdb: the directory; fdb: the cluster file, empty for FoundationDB's own rules; control: the socket.
   std::string path;
-  // fdb only: what its keys begin with.
+  // fdb only: the name that its keys begin with; empty for the usual one.
   std::string prefix;
+  // fdb only: options of FoundationDB's client, as name and value; checked when the store is opened.
+  std::vector<std::pair<std::string, std::string>> options = {};
 
   friend bool operator==(const StoreUrl&, const StoreUrl&) = default;
 };
 
 // rocksdb:[PATH], fdb:[CLUSTER_FILE][?prefix=NAME], memory:, control:PATH. `rocksdb:` alone means the
-// directory `default_directory`. Errc::invalid otherwise.
+// directory `default_directory`. Behind the `?` of fdb: there may be more, separated by `&`: network options
+// of FoundationDB's client, such as trace_enable=DIRECTORY. Errc::invalid otherwise.
 Result<StoreUrl> parse_store_url(std::string_view text, std::string_view default_directory);
 
 // The URL again, for messages.

@@ -7,6 +7,7 @@
 #include <optional>
 #include <utility>
 
+#include "kv/fdb/fdb_engine.h"
 #include "kv/memory/memory_engine.h"
 #include "kv/rocks/rocks_engine.h"
 #include "net/fd.h"
@@ -21,7 +22,7 @@ using Kind = config::StoreUrl::Kind;
 std::optional<std::string> lock_holder(const std::string& directory) {
   const net::OwnedFd file(::open((directory + "/LOCK").c_str(), O_RDWR | O_CLOEXEC));
   if (!file) return std::nullopt;
-  struct flock lock{};
+  struct flock lock {};
   lock.l_type = F_WRLCK;
   lock.l_whence = SEEK_SET;
   if (::fcntl(file.get(), F_GETLK, &lock) != 0 || lock.l_type == F_UNLCK || lock.l_pid <= 0)
@@ -50,7 +51,19 @@ Result<std::unique_ptr<kv::Engine>> open_embedded(const ServerOptions& options) 
   return tl::unexpected(std::move(error));
 }
 
+Result<std::unique_ptr<kv::Engine>> open_distributed(const ServerOptions& options) {
+  kv::FdbOptions fdb;
+  fdb.cluster_file = options.store.path;
+  fdb.network_options = options.store.options;
+  return kv::open_fdb_engine(fdb);
+}
+
 }  // namespace
+
+std::string key_prefix(const config::StoreUrl& store) {
+  if (store.kind != Kind::fdb) return {};
+  return (store.prefix.empty() ? "fdb-nbd" : store.prefix) + "/";
+}
 
 Result<std::unique_ptr<kv::Engine>> open_engine(const ServerOptions& options) {
   switch (options.store.kind) {
@@ -62,9 +75,7 @@ Result<std::unique_ptr<kv::Engine>> open_engine(const ServerOptions& options) {
       return kv::open_memory_engine(std::move(memory));
     }
     case Kind::fdb:
-      return fail(
-          Errc::unavailable,
-          "FoundationDB is not supported in this build yet; use rocksdb:PATH or memory: as the store");
+      return open_distributed(options);
     case Kind::control:
       return fail(Errc::invalid,
                   fmt::format("store {} is another server's; a server needs a store of its own",

@@ -10,8 +10,11 @@
 namespace fdbnbd::server {
 
 // The engine behind options.store. Blocks. busy with the pid of the process that holds an embedded store,
-// where that can be told; unavailable for a kind of store that this build has not; invalid for one that is
-// only for clients.
+// where that can be told; unavailable where FoundationDB's client library is missing or its cluster does not
+// answer; invalid for one that is only for clients.
 Result<std::unique_ptr<kv::Engine>> open_engine(const ServerOptions& options);
+
+// What the keys of the store begin with: a cluster is shared with others, an embedded store is not.
+std::string key_prefix(const config::StoreUrl& store);
 
 }  // namespace fdbnbd::server

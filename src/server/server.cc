@@ -137,6 +137,7 @@ Task<Result<net::Acceptors>> RunningServer::adopt_sockets() {
 
 Task<Result<void>> RunningServer::open_store() {
   volume::Store::Options store_options;
+  store_options.key_prefix = key_prefix(options_.store);
   for (const auto& thread : threads_) store_options.volume_executors.push_back(&thread->loop());
   auto store = co_await volume::open_store(*engine_, home(), std::move(store_options));
   if (!store) {
