@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <fmt/core.h>
 #include <rocksdb/listener.h>
+#include <rocksdb/transaction_log.h>
 #include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -116,7 +117,8 @@ Result<void> check_contents(const RocksOptions& options) {
     // What a creation that was cut short leaves, and the server's own files.
     const bool expected = name == "LOCK" || name == "IDENTITY" || name.starts_with("LOG") ||
                           name.starts_with("MANIFEST-") || name.starts_with("OPTIONS-") ||
-                          name.starts_with("control.") || name == "lost+found" || extension == ".dbtmp";
+                          name == "SYNC_POINT" || name.starts_with("control.") || name == "lost+found" ||
+                          extension == ".dbtmp";
     is_empty = is_empty && expected;
   }
   if (error) return fail_errno(options.path, error.value());
@@ -156,15 +158,12 @@ Result<void> check_space(const std::string& path) {
 
 }  // namespace
 
-FileDescriptor::~FileDescriptor() {
-  if (fd_ >= 0) ::close(fd_);
-}
-
 RocksStore::RocksStore(const RocksOptions& options, FileDescriptor lock)
     : path_(options.path),
       memory_bytes_(options.memory_bytes),
       router_(options.key_prefix, options.bulk_tags),
-      lock_(std::move(lock)) {}
+      lock_(std::move(lock)),
+      sync_point_(options.path) {}
 
 Result<std::unique_ptr<RocksStore>> RocksStore::open(const RocksOptions& options) {
   if (options.memory_bytes < limits::kMinRocksMemoryBytes)
@@ -173,6 +172,7 @@ Result<std::unique_ptr<RocksStore>> RocksStore::open(const RocksOptions& options
   ASSIGN_OR_RETURN(FileDescriptor lock, open_directory(options));
   RETURN_IF_ERROR(check_contents(options));
   RETURN_IF_ERROR(check_space(options.path));
+  RETURN_IF_ERROR(SyncPoint::check_logs(options.path));
   std::unique_ptr<RocksStore> store(new RocksStore(options, std::move(lock)));
 
   StoreConfig config = make_store_config(options.memory_bytes);
@@ -213,8 +213,14 @@ Result<std::unique_ptr<RocksStore>> RocksStore::open(const RocksOptions& options
 
 Result<void> RocksStore::sync_log() {
   if (!out_of_space) {
+    // Taken before: the log may grow meanwhile.
+    std::unique_ptr<rocksdb::LogFile> log;
+    const rocksdb::Status found = db_->GetCurrentWalFile(&log);
     const rocksdb::Status synced = db_->SyncWAL();
-    if (synced.ok()) return {};
+    if (synced.ok()) {
+      if (found.ok()) sync_point_.note({.log_number = log->LogNumber(), .bytes = log->SizeFileBytes()});
+      return {};
+    }
     // A commit that found the disk full came in between.
     if (synced.ToString().find("Writer has previous error") == std::string::npos)
       return tl::unexpected(error_of(synced, fmt::format("store {}: syncing the log", path_)));

@@ -12,26 +12,12 @@
 
 #include "base/result.h"
 #include "kv/engine.h"
+#include "kv/rocks/file_descriptor.h"
 #include "kv/rocks/key_router.h"
 #include "kv/rocks/rocks_engine.h"
+#include "kv/rocks/sync_point.h"
 
 namespace fdbnbd::kv {
-
-// A file descriptor that is closed at the end.
-class FileDescriptor {
- public:
-  explicit FileDescriptor(int fd = -1) : fd_(fd) {}
-  FileDescriptor(FileDescriptor&& other) noexcept : fd_(std::exchange(other.fd_, -1)) {}
-  FileDescriptor& operator=(FileDescriptor&& other) noexcept {
-    std::swap(fd_, other.fd_);
-    return *this;
-  }
-  ~FileDescriptor();
-  int get() const { return fd_; }
-
- private:
-  int fd_;
-};
 
 // An open RocksDB and what its users share. The members may be used from any thread.
 class RocksStore {
@@ -88,6 +74,7 @@ class RocksStore {
   const KeyRouter router_;
   FileDescriptor lock_;
   std::atomic<bool> damage_found_ = false;  // set by RocksDB's threads, so it outlives db_
+  SyncPoint sync_point_;                    // the sync lane's
   bool moving_values_stopped_ = false;      // the writer's
   std::unique_ptr<rocksdb::DB> db_;
   rocksdb::ColumnFamilyHandle* families_[kFamiliesCount] = {};
