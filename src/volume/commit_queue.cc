@@ -16,19 +16,19 @@ CommitQueue::CommitQueue(kv::Engine& engine, Executor& executor, Fence& fence)
 
 Task<Result<void>> CommitQueue::commit(std::vector<Intent*> intents) {
   Group group(intents.size());
-  for (Intent* intent : intents) enqueue(*intent, group);
+  for (Intent* intent : intents) enqueue(intents.size() == 1 ? small_ : large_, *intent, group);
   co_return co_await group;
 }
 
 Task<Result<void>> CommitQueue::commit(Intent& intent) {
   Group group(1);
-  enqueue(intent, group);
+  enqueue(small_, intent, group);
   co_return co_await group;
 }
 
-void CommitQueue::enqueue(Intent& intent, Group& group) {
+void CommitQueue::enqueue(Queue& queue, Intent& intent, Group& group) {
   intent.group_ = &group;
-  queue_.push_back(&intent);
+  queue.push_back(&intent);
   schedule_pump();
 }
 
@@ -39,32 +39,41 @@ void CommitQueue::schedule_pump() {
   executor_.post(pump_);
 }
 
+struct CommitQueue::Batch {
+  std::vector<Intent*> intents;
+  uint64_t bytes = 0;
+  uint32_t mutations_count = 0;
+};
+
+void CommitQueue::fill(Batch& batch, Queue& queue, uint64_t bytes_limit) {
+  for (bool is_first = true; !queue.empty(); is_first = false) {
+    Intent& next = *queue.front();
+    const uint64_t bytes = batch.bytes + next.estimated_bytes;
+    const uint32_t mutations_count = batch.mutations_count + next.mutations_count;
+    const bool fits = bytes <= bytes_limit && mutations_count <= limits::kMaxMutationsPerCommit;
+    if (!is_first && !fits) return;  // the first goes in any case, so that neither queue starves the other
+    batch.intents.push_back(&next);
+    batch.bytes = bytes;
+    batch.mutations_count = mutations_count;
+    queue.pop_front();
+  }
+}
+
 void CommitQueue::start_batches() {
   pump_posted_ = false;
-  while (!queue_.empty() && batches_count_ < batches_limit_) {
-    std::vector<Intent*> batch;
-    uint64_t batch_bytes = 0;
-    uint32_t mutations_count = 0;
-    while (!queue_.empty()) {
-      Intent& next = *queue_.front();
-      batch_bytes += next.estimated_bytes;
-      mutations_count += next.mutations_count;
-      if (!batch.empty() &&
-          (batch_bytes > limits::kCommitTargetBytes || mutations_count > limits::kMaxMutationsPerCommit)) {
-        break;
-      }
-      batch.push_back(&next);
-      queue_.pop_front();
-    }
+  while (!is_queue_empty() && batches_count_ < batches_limit_) {
+    Batch batch;
+    fill(batch, small_, large_.empty() ? limits::kCommitTargetBytes : limits::kCommitTargetBytes / 2);
+    fill(batch, large_, limits::kCommitTargetBytes);
     ++batches_count_;
-    scope_.spawn(run_batch(std::move(batch)));
+    scope_.spawn(run_batch(std::move(batch.intents)));
   }
 }
 
 Task<void> CommitQueue::run_batch(std::vector<Intent*> batch) {
   const Result<void> result = co_await commit_batch(batch);
   --batches_count_;
-  if (!queue_.empty()) schedule_pump();
+  if (!is_queue_empty()) schedule_pump();
   for (Intent* intent : batch) intent->is_committed_ = result.has_value();
   for (Intent* intent : batch) intent->group_->finish_one(result);
 }

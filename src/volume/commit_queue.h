@@ -85,7 +85,14 @@ class CommitQueue {
     CommitQueue& queue_;
   };
 
-  void enqueue(Intent& intent, Group& group);
+  // Of two queues: requests of one intent, and larger ones. A batch takes from both, so that a small request
+  // does not wait behind all that large ones have queued.
+  using Queue = std::deque<Intent*>;
+  void enqueue(Queue& queue, Intent& intent, Group& group);
+  bool is_queue_empty() const { return small_.empty() && large_.empty(); }
+  // Moves the first intent of `queue` to the batch, and more while it stays within the bounds.
+  struct Batch;
+  static void fill(Batch& batch, Queue& queue, uint64_t bytes_limit);
   void schedule_pump();
   void start_batches();
   Task<void> run_batch(std::vector<Intent*> batch);
@@ -96,7 +103,8 @@ class CommitQueue {
   Fence& fence_;
   const uint32_t batches_limit_;
   Random random_{1};  // for back-off
-  std::deque<Intent*> queue_;
+  Queue small_;
+  Queue large_;
   uint32_t batches_count_ = 0;  // in flight
   bool pump_posted_ = false;
   Pump pump_{*this};

@@ -240,6 +240,29 @@ TEST_F(VolumeTest, WritesThatQueueTogetherAreCommittedTogether) {
   EXPECT_EQ(engine_->unsynced_commits_count() - before, 1U) << "one commit for all";
 }
 
+Task<void> note_usage_when_written(block::Export& disk, Store& store, uint64_t& used_bytes) {
+  if (!co_await disk.write(0, std::vector<std::byte>(4096, std::byte{1}), {})) co_return;
+  const auto info = co_await store.info("disk");
+  if (info) used_bytes = info->used_bytes;
+}
+
+Task<void> write_large_then_small(block::Export& disk, Store& store, uint64_t& used_bytes) {
+  TaskScope scope;
+  int done_count = 0;
+  scope.spawn(write_and_count(disk, 1 << 20, std::vector<std::byte>(32 << 20, std::byte{7}), done_count));
+  scope.spawn(note_usage_when_written(disk, store, used_bytes));
+  co_await scope.join();
+  EXPECT_EQ(done_count, 1);
+}
+
+TEST_F(VolumeTest, ASmallWriteDoesNotWaitBehindALargeOne) {
+  const auto disk = make(64 << 20);
+  uint64_t used_bytes = 0;
+  run(write_large_then_small(*disk, *store_, used_bytes));
+  EXPECT_GT(used_bytes, 0U);
+  EXPECT_LT(used_bytes, 8U << 20) << "committed when the small write was answered";
+}
+
 TEST_F(VolumeTest, UnknownResultsAreResolvedByABarrierAndTheWriteSucceeds) {
   const auto disk = make(1 << 20);
   using enum kv::CommitFault;
