@@ -108,7 +108,6 @@ def what_serve_cannot_do_is_refused_with_a_reason():
     with own_store() as store:
         for tls in ("on", "require"):
             expect_words(error_of("serve", "--tls", tls, store=store, status=1), "not available yet")
-        expect_words(error_of("serve", store="fdb:", status=7), "not supported in this build yet")
         expect_words(error_of("serve", "--listen", "tcp://0.0.0.0:0", store=store, status=1), "--insecure")
         expect_words(error_of("serve", "--log-level", "loud", store=store, status=2), "loud")
         expect_words(error_of("serve", "--memory", "1M", store=store, status=2), "MiB")

@@ -128,7 +128,9 @@ def store_that_is_not_there_is_not_found_and_not_made():
 @test
 def stores_that_cannot_be_reached_say_why():
     with tempfile.TemporaryDirectory(prefix="fdb-nbd-test-") as directory:
-        expect_words(error_of("ls", store="fdb:", status=7), "FoundationDB", "not supported in this build yet")
+        os.environ["FDB_NBD_FDB_LIBRARY"] = f"{directory}/none.so"
+        expect_words(error_of("ls", store="fdb:", status=7), "FoundationDB", "foundationdb-clients")
+        del os.environ["FDB_NBD_FDB_LIBRARY"]
         expect_words(error_of("ls", store=f"control:{directory}/none", status=7), directory)
         path = os.path.join(directory, "dead")
         with socket.socket(socket.AF_UNIX) as dead:
