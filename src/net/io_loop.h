@@ -17,7 +17,7 @@
 #include "base/result.h"
 #include "net/fd.h"
 
-// The I/O thread: an Executor over epoll (docs/decisions/0005-own-epoll-loop.md says why not Asio).
+// The I/O thread: an Executor over epoll (docs/decisions/0003-own-epoll-loop.md says why not Asio).
 
 namespace fdbnbd::net {
 
