@@ -91,6 +91,7 @@ inline constexpr uint64_t kMinRocksMemoryBytes = 32 * kMiB;
 // FoundationDB.
 inline constexpr auto kFdbConnectTimeout = std::chrono::seconds(10);      // for the first answer
 inline constexpr auto kFdbReadVersionLifetime = std::chrono::seconds(4);  // the cluster keeps about 5 s
+inline constexpr auto kFdbStallWarning = std::chrono::seconds(10);        // without an answer
 inline constexpr uint32_t kFdbCommitsInFlight = 16;                       // of one volume
 inline constexpr int64_t kFdbTransactionBytes = 4 * kMiB;                 // larger ones are refused
 inline constexpr uint64_t kFdbRangeReplyBytes = 78'000;        // what one reply to a range read surely holds

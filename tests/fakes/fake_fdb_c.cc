@@ -246,12 +246,22 @@ Version read_version_of(TransactionState& transaction, Cluster& locked) {
 void add_mutation(FDBTransaction* transaction, fdbnbd::kv::MutationKind kind, std::string key,
                   std::string value);
 
+// Guarded by the cluster's mutex: what waits until the cluster can be reached.
+using Parked = std::vector<std::pair<TransactionRef, FutureRef>>;
+Parked& parked_read_versions() {
+  static Parked* const parked = new Parked;
+  return *parked;
+}
+
 void run_read_version(const TransactionRef& transaction, const FutureRef& future) {
   Reply reply;
   {
     Cluster& source = cluster();
     const std::lock_guard lock(source.mutex);
-    if (source.unreachable) return;  // until the transaction is cancelled
+    if (source.unreachable) {
+      parked_read_versions().emplace_back(transaction, future);
+      return;
+    }
     if (const auto fault = source.take_fault(kFakeReadVersion)) {
       reply.error = fault->error;
     } else {
@@ -711,8 +721,13 @@ void fake_fdb_set_window(int64_t versions) {
 }
 
 void fake_fdb_set_unreachable(int unreachable) {
-  const std::lock_guard lock(cluster().mutex);
-  cluster().unreachable = unreachable != 0;
+  Parked parked;
+  {
+    const std::lock_guard lock(cluster().mutex);
+    cluster().unreachable = unreachable != 0;
+    if (unreachable == 0) parked.swap(parked_read_versions());
+  }
+  for (const auto& [transaction, future] : parked) submit([=] { run_read_version(transaction, future); });
 }
 
 void fake_fdb_set_immediate(int immediate) {

@@ -129,6 +129,7 @@ BulkReader::InFlight BulkReader::start(FDBTransaction* transaction, Piece piece)
 
 Task<Result<void>> BulkReader::run_once(FDBTransaction* transaction) {
   retry_error_ = 0;
+  const StallWarning warning(client_, executor_, "a read");
   Result<void> result;
   while (!pending_.empty() || !in_flight_.empty()) {
     // After a failure nothing new is started, but everything that was is waited for.

@@ -1,8 +1,10 @@
 #include "kv/fdb/client.h"
 
 #include <algorithm>
+#include <chrono>
 
 #include "base/limits.h"
+#include "base/log.h"
 #include "kv/fdb/future.h"
 #include "kv/retry.h"
 
@@ -37,9 +39,29 @@ Result<TransactionHandle> Client::make_transaction() const {
   return transaction;
 }
 
+StallWarning::StallWarning(Client& client, Executor& executor, const char* waits_for)
+    : client_(client), executor_(executor), waits_for_(waits_for) {
+  executor_.start_timer(*this, client_.stall_warning_after);
+}
+
+StallWarning::~StallWarning() {
+  executor_.cancel_timer(*this);
+  if (!is_warned_) return;
+  client_.is_stalled = false;
+  log::info("FoundationDB answers again");
+}
+
+void StallWarning::run() noexcept {
+  if (client_.is_stalled.exchange(true)) return;
+  is_warned_ = true;
+  log::warning("FoundationDB has not answered for {} s (waiting for {}); clients wait until it does",
+               std::chrono::duration<double>(client_.stall_warning_after).count(), waits_for_);
+}
+
 Task<Result<Version>> Client::get_read_version(Executor& executor, FDBTransaction* transaction) {
   const MonotonicTime asked_at = read_versions.now();
   const Future future(api, api.transaction_get_read_version(transaction));
+  const StallWarning warning(*this, executor, "a read version");
   fdb_error_t error = co_await future.ready(executor);
   Version version = 0;
   if (error == 0) error = api.future_get_int64(future.get(), &version);

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <mutex>
@@ -52,8 +53,12 @@ struct TransactionDeleter {
 using TransactionHandle = std::unique_ptr<FDBTransaction, TransactionDeleter>;
 
 struct Client {
-  Client(const Api& the_api, FDBDatabase* the_database, const Clock& clock, Duration read_version_lifetime)
-      : api(the_api), database(the_database), read_versions(clock, read_version_lifetime) {}
+  Client(const Api& the_api, FDBDatabase* the_database, const Clock& clock, Duration read_version_lifetime,
+         Duration stall_warning)
+      : api(the_api),
+        database(the_database),
+        read_versions(clock, read_version_lifetime),
+        stall_warning_after(stall_warning) {}
   ~Client() { api.database_destroy(database); }
   Client(const Client&) = delete;
   Client& operator=(const Client&) = delete;
@@ -61,6 +66,9 @@ struct Client {
   const Api& api;
   FDBDatabase* const database;
   ReadVersionCache read_versions;
+  const Duration stall_warning_after;
+  // Whether the log says that the cluster does not answer: once, however many wait.
+  std::atomic<bool> is_stalled = false;
 
   // A new transaction that does not see its own writes. No timeout and no retry limit, ever: a commit that is
   // given up may still take effect.
@@ -68,6 +76,25 @@ struct Client {
 
   // Asks for a read version and notes it. `transaction` lives until the task is done.
   Task<Result<Version>> get_read_version(Executor& executor, FDBTransaction* transaction);
+};
+
+// Says in the log that the cluster does not answer, while one lives longer than it should. It lives in the
+// frame of the coroutine that waits.
+class StallWarning final : private TimerWork {
+ public:
+  // `waits_for` is a literal: "a commit".
+  StallWarning(Client& client, Executor& executor, const char* waits_for);
+  ~StallWarning();
+  StallWarning(const StallWarning&) = delete;
+  StallWarning& operator=(const StallWarning&) = delete;
+
+ private:
+  void run() noexcept override;
+
+  Client& client_;
+  Executor& executor_;
+  const char* const waits_for_;
+  bool is_warned_ = false;
 };
 
 // Waits as `remedy` asks before attempt number `attempt` (from 1) of a read.

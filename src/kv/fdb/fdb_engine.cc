@@ -113,7 +113,8 @@ Result<std::unique_ptr<Engine>> open_fdb_engine(const FdbOptions& options) {
   const char* const cluster_file = options.cluster_file.empty() ? nullptr : options.cluster_file.c_str();
   if (const fdb_error_t error = api->create_database(cluster_file, &database); error != 0)
     return tl::unexpected(cluster_error(*api, error, options));
-  auto client = std::make_unique<Client>(*api, database, *options.clock, options.read_version_lifetime);
+  auto client = std::make_unique<Client>(*api, database, *options.clock, options.read_version_lifetime,
+                                         options.stall_warning);
   // A net below the bounds of the callers.
   const int64_t size_limit_bytes = limits::kFdbTransactionBytes;
   if (const fdb_error_t error = api->database_set_option(

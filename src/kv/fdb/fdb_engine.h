@@ -25,6 +25,8 @@ struct FdbOptions {
   Duration connect_timeout = limits::kFdbConnectTimeout;
   // How long a read version is used again.
   Duration read_version_lifetime = limits::kFdbReadVersionLifetime;
+  // How long the cluster may take for an answer before the log says so.
+  Duration stall_warning = limits::kFdbStallWarning;
   uint32_t commits_in_flight = limits::kFdbCommitsInFlight;
   const Clock* clock = &system_clock();
 };

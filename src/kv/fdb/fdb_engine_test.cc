@@ -2,6 +2,7 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <atomic>
@@ -77,9 +78,13 @@ class Rows final : public RowSink {
   std::vector<std::string> rows;
 };
 
+constexpr unsigned kPatience_s = 120;
+
 class FdbEngineTest : public testing::Test {
  protected:
   FdbEngineTest() {
+    // A guard that is gone may show as a loop without end.
+    ::alarm(kPatience_s);
     fake().reset(7);
     options_.library_path = FDBNBD_FAKE_FDB_LIBRARY;
     options_.clock = &clock_;
@@ -87,6 +92,7 @@ class FdbEngineTest : public testing::Test {
   }
   ~FdbEngineTest() override {
     engine_.reset();
+    ::alarm(0);
     // No guard of the write path rests on the library giving up by itself.
     EXPECT_EQ(fake().count(fdb::kFakeForbiddenOptions), 0);
     EXPECT_EQ(fake().count(fdb::kFakeLiveDatabases), 0);
@@ -277,6 +283,32 @@ TEST_F(FdbEngineTest, ACallbackNeverContinuesACoroutineItself) {
   const int64_t before = fake().count(fdb::kFakeInlineCallbacks);
   loop_.run(await_inline(loop_, *engine_));
   EXPECT_EQ(fake().count(fdb::kFakeInlineCallbacks), before + 1);
+}
+
+Task<void> wait_for_version(Executor& executor, Engine& engine) {
+  const auto transaction = engine.begin(executor);
+  EXPECT_TRUE(co_await transaction->read_version());
+}
+
+Task<void> stall_for_a_while(Executor& executor, Engine& engine) {
+  fake().set_unreachable(1);
+  TaskScope scope;
+  for (int i = 0; i < 5; ++i) scope.spawn(wait_for_version(executor, engine));
+  co_await sleep_for(executor, std::chrono::milliseconds(50));
+  fake().set_unreachable(0);
+  co_await scope.join();
+}
+
+TEST_F(FdbEngineTest, AClusterThatStallsIsNamedInTheLogOnceAndFailsNothing) {
+  options_.stall_warning = std::chrono::milliseconds(1);
+  engine_ = open_fdb_engine(options_).value();
+  testing::internal::CaptureStderr();
+  loop_.run(stall_for_a_while(loop_, *engine_));
+  const std::string text = testing::internal::GetCapturedStderr();
+  const size_t first = text.find("FoundationDB has not answered");
+  ASSERT_NE(first, std::string::npos) << text;
+  EXPECT_EQ(text.find("FoundationDB has not answered", first + 1), std::string::npos) << text;
+  EXPECT_THAT(text, HasSubstr("a read version"));
 }
 
 TEST_F(FdbEngineTest, SaysThatItIsSharedAndDurable) {

@@ -198,7 +198,11 @@ Task<Result<Version>> FdbTransaction::commit() {
   if (!mutated_ || failure_) co_return co_await read_version();
   const MonotonicTime asked_at = client_.read_versions.now();
   const Future future(api(), api().transaction_commit(transaction_.get()));
-  const fdb_error_t error = co_await future.ready(executor_);
+  fdb_error_t error = 0;
+  {
+    const StallWarning warning(client_, executor_, "a commit");
+    error = co_await future.ready(executor_);
+  }
   if (error != 0) {
     // The caller's own back-off is for conflicts and short outages.
     if (meaning_of(error, Operation::commit).remedy == Remedy::long_wait)
