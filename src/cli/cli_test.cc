@@ -140,6 +140,8 @@ TEST(ServeOptions, AReloadNamesWhatItCannotChange) {
   after.io_threads = 7;
   after.listen = std::vector{*net::parse_endpoint("unix:/a")};
   EXPECT_THAT(fixed_changes(before, after), ElementsAre("listen", "io_threads"));
+  after.fdb.options = {{"tls_password", "p"}};
+  EXPECT_THAT(fixed_changes(before, after), ElementsAre("listen", "io_threads", "fdb"));
 }
 
 TEST(Output, TablesAlignByCharacters) {

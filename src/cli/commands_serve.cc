@@ -69,6 +69,7 @@ Result<void> serve(const Context& context, const ServeFlags& flags) {
   log::set_level(level);
   ASSIGN_OR_RETURN(const config::StoreUrl store, context.store(file));
   ASSIGN_OR_RETURN(server::ServerOptions options, server_options(flags, file, store));
+  options.fdb = Context::fdb_client(file, store);
   RETURN_IF_ERROR(context.prepare_default_store(file, store));
   const std::string first_volume = options.first_volume ? options.first_volume->name : "VOL";
   ASSIGN_OR_RETURN(const std::unique_ptr<server::Server> server, server::Server::start(std::move(options)));

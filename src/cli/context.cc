@@ -36,6 +36,10 @@ Result<config::StoreUrl> Context::store(const config::Config& config) const {
   return config::parse_store_url(text, default_directory);
 }
 
+config::FdbClient Context::fdb_client(const config::Config& config, const config::StoreUrl& store) {
+  return config::resolve_fdb_client(config.fdb, store, &std::getenv);
+}
+
 Result<void> Context::prepare_default_store(const config::Config& config,
                                             const config::StoreUrl& store) const {
   const bool is_default = !store_text && !config.store;
@@ -53,7 +57,7 @@ Result<StoreAccess> Context::open_store(StoreAccess::Missing missing) const {
   ASSIGN_OR_RETURN(const config::Config file, config());
   ASSIGN_OR_RETURN(const config::StoreUrl url, store(file));
   if (missing == StoreAccess::Missing::create) RETURN_IF_ERROR(prepare_default_store(file, url));
-  return StoreAccess::open(url, missing);
+  return StoreAccess::open(url, fdb_client(file, url), missing);
 }
 
 Result<std::string> Context::ask(StoreAccess& access, const control::Request& request,

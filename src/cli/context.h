@@ -27,6 +27,9 @@ struct Context {
   // Where the store is: flag, environment, file, default.
   Result<config::StoreUrl> store(const config::Config& config) const;
 
+  // How FoundationDB's client is set up for `store`: URL, environment, file.
+  static config::FdbClient fdb_client(const config::Config& config, const config::StoreUrl& store);
+
   // Makes the directories above the default store where `store` is that one: nobody has named it, so nobody
   // has made a place for it.
   Result<void> prepare_default_store(const config::Config& config, const config::StoreUrl& store) const;

@@ -52,9 +52,9 @@ int run(int argc, char** argv) {
   app.fallthrough();
   app.require_subcommand(1);
   app.set_version_flag("--version", version_line());
-  app.add_option(
-         "--store", context.store_text,
-         "Where the volumes are: rocksdb:PATH, memory:, fdb:[CLUSTER_FILE][?prefix=NAME], control:SOCKET")
+  app.add_option("--store", context.store_text,
+                 "Where the volumes are: rocksdb:PATH, memory:, "
+                 "fdb:[CLUSTER_FILE][?prefix=NAME][&OPTION=VALUE], control:SOCKET")
       ->envname("FDB_NBD_STORE");
   app.add_option("--config", context.config_path,
                  fmt::format("The configuration file (default {})", config::kDefaultConfigPath))

@@ -136,6 +136,7 @@ std::vector<std::string> fixed_changes(const config::Config& before, const confi
   compare("limits.in_flight_bytes", before.in_flight_bytes, after.in_flight_bytes);
   compare("limits.handshake_timeout_s", before.handshake_timeout_s, after.handshake_timeout_s);
   compare("memory.store_bytes", before.store_bytes, after.store_bytes);
+  compare("fdb", before.fdb, after.fdb);
   return changes;
 }
 

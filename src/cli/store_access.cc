@@ -24,9 +24,11 @@ Result<control::Client> reach(const std::string& path) {
   return client;
 }
 
-Result<std::unique_ptr<server::Server>> start_here(const StoreUrl& store, StoreAccess::Missing missing) {
+Result<std::unique_ptr<server::Server>> start_here(const StoreUrl& store, const config::FdbClient& fdb,
+                                                   StoreAccess::Missing missing) {
   server::ServerOptions options;
   options.store = store;
+  options.fdb = fdb;
   options.create_store = missing == StoreAccess::Missing::create;
   return server::Server::start(std::move(options));
 }
@@ -42,7 +44,7 @@ StoreAccess::~StoreAccess() {
   if (server_) server_->stop();
 }
 
-Result<StoreAccess> StoreAccess::open(const StoreUrl& store, Missing missing) {
+Result<StoreAccess> StoreAccess::open(const StoreUrl& store, const config::FdbClient& fdb, Missing missing) {
   if (store.kind == StoreUrl::Kind::control) {
     auto client = reach(store.path);
     if (client) return StoreAccess(store.path, std::move(*client));
@@ -51,7 +53,7 @@ Result<StoreAccess> StoreAccess::open(const StoreUrl& store, Missing missing) {
     return fail(code, client.error().what + "; start it with: fdb-nbd serve --control " + store.path);
   }
   if (store.kind != StoreUrl::Kind::rocksdb) {
-    ASSIGN_OR_RETURN(auto server, start_here(store, missing));
+    ASSIGN_OR_RETURN(auto server, start_here(store, fdb, missing));
     return StoreAccess(std::move(server));
   }
   const std::string control_path = config::control_socket_in(store.path);
@@ -70,7 +72,7 @@ Result<StoreAccess> StoreAccess::open(const StoreUrl& store, Missing missing) {
       if (in_vain) return propagate(client);
     } else {
       // Nobody listens, so the store should be free; it is not while a server starts.
-      auto server = start_here(store, missing);
+      auto server = start_here(store, fdb, missing);
       if (server) return StoreAccess(std::move(*server));
       if (server.error().code != Errc::busy || in_vain) return propagate(server);
     }

@@ -5,6 +5,7 @@
 #include <string>
 
 #include "base/result.h"
+#include "config/fdb_client.h"
 #include "config/store_url.h"
 #include "control/client.h"
 #include "server/server.h"
@@ -22,7 +23,8 @@ class StoreAccess {
 
   // Waits a moment for a server that is starting or stopping. busy: another process holds the store, with its
   // pid; not_found, unavailable, permission and the rest of Server::start.
-  static Result<StoreAccess> open(const config::StoreUrl& store, Missing missing);
+  static Result<StoreAccess> open(const config::StoreUrl& store, const config::FdbClient& fdb,
+                                  Missing missing);
 
   StoreAccess(StoreAccess&&) noexcept;
   StoreAccess& operator=(StoreAccess&&) = delete;

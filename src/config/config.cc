@@ -2,6 +2,7 @@
 
 #include <fmt/core.h>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <cstdio>
@@ -98,29 +99,140 @@ Result<log::Level> read_log_level(const toml::value& value) {
   return parse_log_level(text);
 }
 
+Result<std::string> read_text(const toml::value& value) {
+  ASSIGN_OR_RETURN(std::string text, read_string(value));
+  if (text.empty() || text.find('\0') != std::string::npos) return wrong_type("a string that is not empty");
+  return text;
+}
+
 constexpr uint32_t kMaxIoThreads = 256;
 constexpr uint32_t kMaxCount = 1'000'000;
 constexpr uint32_t kMaxTimeout = 86'400;
+constexpr uint32_t kMaxClientThreads = 64;
+
+tl::unexpected<Error> error_at(const std::string& file_name, const toml::value& value,
+                               std::string_view what) {
+  return fail(Errc::invalid, fmt::format("{}:{}: {}", file_name, value.location().line(), what));
+}
 
 Result<void> read_table(const toml::table& table, const Keys& keys, const std::string& file_name,
                         std::string_view table_name) {
   for (const auto& entry : table) {
     const std::string& key = entry.first;
     const toml::value& value = entry.second;
-    const auto at = [&](std::string_view what) {
-      return fail(Errc::invalid, fmt::format("{}:{}: {}", file_name, value.location().line(), what));
-    };
     const std::string shown = table_name.empty() ? key : fmt::format("{}.{}", table_name, key);
     const auto reader = keys.find(key);
-    if (reader == keys.end()) return at(fmt::format("unknown key \"{}\"", shown));
+    if (reader == keys.end()) return error_at(file_name, value, fmt::format("unknown key \"{}\"", shown));
     if (auto done = reader->second(value); !done) {
       // A table's reader has placed the error already.
       if (value.is_table()) return propagate(done);
-      return at(fmt::format("key \"{}\": {}", shown, done.error().what));
+      return error_at(file_name, value, fmt::format("key \"{}\": {}", shown, done.error().what));
     }
   }
   return {};
 }
+
+// [fdb]: most keys are network options of FoundationDB under their own names.
+class FdbTable {
+ public:
+  FdbTable(FdbClient& client, const std::string& file_name) : client_(client), file_name_(file_name) {}
+
+  Result<void> read(const toml::value& value) {
+    if (!value.is_table()) return wrong_type("a table [fdb]");
+    RETURN_IF_ERROR(read_table(value.as_table(), keys(), file_name_, "fdb"));
+    // A table of TOML has no order.
+    std::ranges::sort(client_.options);
+    return {};
+  }
+
+ private:
+  Keys keys() {
+    Keys keys = {{"library", [this](const toml::value& value) -> Result<void> {
+                    ASSIGN_OR_RETURN(client_.library, read_text(value));
+                    return {};
+                  }}};
+    for (const char* name : {"tls_cert_path", "tls_key_path", "tls_ca_path", "tls_password",
+                             "tls_verify_peers", "trace_enable", "trace_format", "trace_log_group",
+                             "trace_file_identifier", "external_client_directory", "client_tmp_dir"}) {
+      keys[name] = option(name, read_text);
+    }
+    for (const char* name : {"trace_roll_size", "trace_max_logs_size"}) {
+      keys[name] = option(name, [](const toml::value& value) -> Result<std::string> {
+        ASSIGN_OR_RETURN(const uint64_t bytes, read_bytes(value));
+        return std::to_string(bytes);
+      });
+    }
+    keys["client_threads_per_version"] =
+        option("client_threads_per_version", [](const toml::value& value) -> Result<std::string> {
+          ASSIGN_OR_RETURN(const uint32_t count, read_count(kMaxClientThreads)(value));
+          return std::to_string(count);
+        });
+    keys["external_client_library"] = [this](const toml::value& value) -> Result<void> {
+      ASSIGN_OR_RETURN(const auto paths,
+                       read_list<std::string>([](std::string_view path) -> Result<std::string> {
+                         if (path.empty()) return wrong_type("a path");
+                         return std::string(path);
+                       })(value));
+      for (const std::string& path : paths) client_.options.emplace_back("external_client_library", path);
+      return {};
+    };
+    keys["knobs"] = [this](const toml::value& value) { return read_knobs(value); };
+    keys["options"] = [this](const toml::value& value) { return read_options(value); };
+    return keys;
+  }
+
+  Reader option(std::string name, std::function<Result<std::string>(const toml::value&)> read) {
+    return [this, name = std::move(name), read = std::move(read)](const toml::value& value) -> Result<void> {
+      ASSIGN_OR_RETURN(std::string text, read(value));
+      client_.options.emplace_back(name, std::move(text));
+      return {};
+    };
+  }
+
+  // What the library takes as text: knobs, and options that have no key of their own.
+  static Result<std::string> read_scalar(const toml::value& value) {
+    if (value.is_string()) return read_text(value);
+    if (value.is_integer()) return std::to_string(value.as_integer());
+    if (value.is_floating()) return fmt::format("{}", value.as_floating());
+    if (value.is_boolean()) return std::string(value.as_boolean() ? "true" : "false");
+    return wrong_type("a string, a number, true or false");
+  }
+
+  Result<void> read_knobs(const toml::value& value) {
+    if (!value.is_table()) return wrong_type("a table of knobs, as { NAME = VALUE }");
+    for (const auto& [name, knob] : value.as_table()) {
+      auto text = read_scalar(knob);
+      if (!text)
+        return error_at(file_name_, knob, fmt::format("key \"fdb.knobs.{}\": {}", name, text.error().what));
+      client_.options.emplace_back("knob", fmt::format("{}={}", name, *text));
+    }
+    return {};
+  }
+
+  Result<void> read_options(const toml::value& value) {
+    if (!value.is_table()) return wrong_type("a table of network options, as { NAME = VALUE }");
+    const Keys own_keys = keys();
+    for (const auto& [name, option] : value.as_table()) {
+      const auto wrong = [&](std::string_view what) {
+        return error_at(file_name_, option, fmt::format("key \"fdb.options.{}\": {}", name, what));
+      };
+      if (name == "knob") return wrong("use fdb.knobs");
+      if (own_keys.contains(name)) return wrong(fmt::format("use fdb.{}", name));
+      // An option without a value is a switch: true turns it on, false leaves it alone.
+      if (option.is_boolean()) {
+        if (option.as_boolean()) client_.options.emplace_back(name, "");
+        continue;
+      }
+      auto text = read_scalar(option);
+      if (!text) return wrong(text.error().what);
+      client_.options.emplace_back(name, std::move(*text));
+    }
+    return {};
+  }
+
+  FdbClient& client_;
+  const std::string& file_name_;
+};
 
 // toml11 reports over several lines, with a picture of the source; the first line and the place are enough.
 std::string one_line(std::string_view what) {
@@ -172,6 +284,7 @@ Result<Config> parse_config(std::string_view text, const std::string& file_name)
             {"in_flight_bytes", into<uint64_t>(config.in_flight_bytes, read_bytes)},
             {"handshake_timeout_s", into<uint32_t>(config.handshake_timeout_s, read_count(kMaxTimeout))}})},
       {"memory", sub_table("memory", {{"store_bytes", into<uint64_t>(config.store_bytes, read_bytes)}})},
+      {"fdb", [&](const toml::value& value) { return FdbTable(config.fdb, file_name).read(value); }},
   };
   try {
     std::istringstream stream{std::string(text)};

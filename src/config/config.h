@@ -8,6 +8,7 @@
 
 #include "base/log.h"
 #include "base/result.h"
+#include "config/fdb_client.h"
 #include "config/volume_spec.h"
 #include "net/endpoint.h"
 
@@ -39,11 +40,14 @@ struct Config {
   // [memory]
   std::optional<uint64_t> store_bytes;
 
+  // [fdb]; its options are sorted by name
+  FdbClient fdb;
+
   friend bool operator==(const Config&, const Config&) = default;
 };
 
 // Errc::invalid with "FILE:LINE: what is wrong" for text that is not TOML, an unknown key and a value that
-// its key does not take. `file_name` is for the message.
+// its key does not take. `file_name` is for the message, which never shows a password.
 Result<Config> parse_config(std::string_view text, const std::string& file_name);
 
 // Errc::not_found where there is no such file, Errc::permission, Errc::io.

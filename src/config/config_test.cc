@@ -13,7 +13,10 @@ namespace fdbnbd::config {
 namespace {
 
 using ::testing::AllOf;
+using ::testing::ElementsAre;
 using ::testing::HasSubstr;
+using ::testing::Not;
+using ::testing::Pair;
 using ::testing::StartsWith;
 
 std::string error_of(std::string_view text) {
@@ -53,6 +56,36 @@ handshake_timeout_s = 3
 
 [memory]
 store_bytes = "1G"
+
+[fdb]
+library = "/opt/libfdb_c.so"
+tls_cert_path = "/etc/cert.pem"
+tls_key_path = "/etc/key.pem"
+tls_ca_path = "/etc/ca.pem"
+tls_password = "secret"
+tls_verify_peers = "Check.Valid=1"
+trace_enable = "/var/log/fdb"
+trace_format = "json"
+trace_log_group = "nbd"
+trace_file_identifier = "a"
+trace_roll_size = "10M"
+trace_max_logs_size = 1000
+external_client_directory = "/opt/clients"
+external_client_library = ["/opt/b.so", "/opt/a.so"]
+client_tmp_dir = "/var/tmp"
+client_threads_per_version = 4
+
+[fdb.knobs]
+min_trace_severity = 20
+some_ratio = 0.5
+some_name = "x"
+some_switch = true
+
+[fdb.options]
+disable_local_client = true
+client_buggify_enable = false
+trace_clock_source = "now"
+client_buggify_section_fired_probability = 5
 )",
                                    "file.toml");
   ASSERT_TRUE(config.has_value()) << config.error().what;
@@ -75,6 +108,77 @@ store_bytes = "1G"
   EXPECT_EQ(config->connection_in_flight_bytes, 48ULL << 20);
   EXPECT_EQ(config->in_flight_bytes, 134217728U);
   EXPECT_EQ(config->store_bytes, 1ULL << 30);
+  EXPECT_EQ(config->fdb.library, "/opt/libfdb_c.so");
+  EXPECT_THAT(
+      config->fdb.options,
+      ElementsAre(Pair("client_buggify_section_fired_probability", "5"),
+                  Pair("client_threads_per_version", "4"), Pair("client_tmp_dir", "/var/tmp"),
+                  Pair("disable_local_client", ""), Pair("external_client_directory", "/opt/clients"),
+                  Pair("external_client_library", "/opt/a.so"), Pair("external_client_library", "/opt/b.so"),
+                  Pair("knob", "min_trace_severity=20"), Pair("knob", "some_name=x"),
+                  Pair("knob", "some_ratio=0.5"), Pair("knob", "some_switch=true"),
+                  Pair("tls_ca_path", "/etc/ca.pem"), Pair("tls_cert_path", "/etc/cert.pem"),
+                  Pair("tls_key_path", "/etc/key.pem"), Pair("tls_password", "secret"),
+                  Pair("tls_verify_peers", "Check.Valid=1"), Pair("trace_clock_source", "now"),
+                  Pair("trace_enable", "/var/log/fdb"), Pair("trace_file_identifier", "a"),
+                  Pair("trace_format", "json"), Pair("trace_log_group", "nbd"),
+                  Pair("trace_max_logs_size", "1000"), Pair("trace_roll_size", "10485760")));
+}
+
+TEST(ConfigFile, WrongKeysOfFoundationDbAreNamedAndTheirValuesAreNot) {
+  EXPECT_EQ(error_of("[fdb]\ntls_pasword = \"secret\"\n"), "file.toml:2: unknown key \"fdb.tls_pasword\"");
+  EXPECT_EQ(error_of("[fdb]\n\nlibrary = 1\n"), "file.toml:3: key \"fdb.library\": expected a string");
+  EXPECT_EQ(error_of("[fdb]\ntls_password = 1234567\n"),
+            "file.toml:2: key \"fdb.tls_password\": expected a string");
+  EXPECT_EQ(error_of("[fdb]\ntls_password = \"\"\n"),
+            "file.toml:2: key \"fdb.tls_password\": expected a string that is not empty");
+  EXPECT_THAT(error_of("[fdb]\ntrace_roll_size = \"lots\"\n"),
+              StartsWith("file.toml:2: key \"fdb.trace_roll_size\""));
+  EXPECT_THAT(error_of("[fdb]\nclient_threads_per_version = 0\n"),
+              StartsWith("file.toml:2: key \"fdb.client_threads_per_version\""));
+  EXPECT_THAT(error_of("[fdb]\nexternal_client_library = [\"\"]\n"),
+              StartsWith("file.toml:2: key \"fdb.external_client_library\""));
+  EXPECT_THAT(error_of("[fdb]\nknobs = \"a=1\"\n"), StartsWith("file.toml:2: key \"fdb.knobs\""));
+  EXPECT_THAT(error_of("[fdb.knobs]\na = 1\nb = []\n"), StartsWith("file.toml:3: key \"fdb.knobs.b\""));
+  EXPECT_EQ(error_of("[fdb.options]\na = 1\ntls_password = \"secret\"\n"),
+            "file.toml:3: key \"fdb.options.tls_password\": use fdb.tls_password");
+  EXPECT_EQ(error_of("[fdb.options]\nknob = \"a=1\"\n"),
+            "file.toml:2: key \"fdb.options.knob\": use fdb.knobs");
+  EXPECT_THAT(error_of("fdb = 3\n"), StartsWith("file.toml:1: key \"fdb\""));
+}
+
+char* nothing_set(const char*) {
+  return nullptr;
+}
+
+StoreUrl cluster_with(std::vector<std::pair<std::string, std::string>> options) {
+  return {.kind = StoreUrl::Kind::fdb, .path = "", .prefix = "", .options = std::move(options)};
+}
+
+TEST(FdbClient, AnOptionOfTheUrlBeatsTheSameOneOfTheFile) {
+  const FdbClient file{.library = "/file.so",
+                       .options = {{"knob", "a=1"}, {"knob", "b=1"}, {"trace_enable", "/file"}}};
+  const FdbClient client = resolve_fdb_client(
+      file, cluster_with({{"knob", "b=2"}, {"trace_enable", "/url"}, {"tls_password", "p"}}), nothing_set);
+  EXPECT_EQ(client.library, "/file.so");
+  EXPECT_THAT(client.options, ElementsAre(Pair("knob", "a=1"), Pair("knob", "b=2"),
+                                          Pair("trace_enable", "/url"), Pair("tls_password", "p")));
+}
+
+TEST(FdbClient, TheEnvironmentBeatsTheFileAndIsLeftToWhoReadsIt) {
+  static char set[] = "x";
+  const auto environment = [](const char* name) -> char* {
+    const std::string_view variable = name;
+    const bool is_set = variable == "FDB_NBD_FDB_LIBRARY" || variable == "FDB_TLS_PASSWORD" ||
+                        variable == "FDB_NETWORK_OPTION_TRACE_ENABLE";
+    return is_set ? set : nullptr;
+  };
+  const FdbClient file{
+      .library = "/file.so",
+      .options = {{"tls_ca_path", "/ca"}, {"tls_password", "file"}, {"trace_enable", "/file"}}};
+  const FdbClient client = resolve_fdb_client(file, cluster_with({{"trace_enable", "/url"}}), environment);
+  EXPECT_EQ(client.library, "");
+  EXPECT_THAT(client.options, ElementsAre(Pair("tls_ca_path", "/ca"), Pair("trace_enable", "/url")));
 }
 
 TEST(ConfigFile, ListenTakesOneString) {
@@ -181,6 +285,14 @@ TEST(StoreUrl, EverythingElseIsInvalid) {
     const auto url = parse_store_url(text, "/default");
     ASSERT_FALSE(url.has_value()) << text;
     EXPECT_EQ(url.error().code, Errc::invalid) << text;
+  }
+}
+
+TEST(StoreUrl, ErrorsShowNoValues) {
+  for (const std::string_view text : {"fdb:?tls_password=secret&prefix=a/b", "fdb:?TLS_PASSWORD=secret"}) {
+    const auto url = parse_store_url(text, "/default");
+    ASSERT_FALSE(url.has_value()) << text;
+    EXPECT_THAT(url.error().what, Not(HasSubstr("secret")));
   }
 }
 

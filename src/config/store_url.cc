@@ -36,16 +36,17 @@ Result<StoreUrl> parse_fdb(std::string_view rest) {
       if (!url.prefix.empty() || !is_prefix_name(value)) {
         return fail(Errc::invalid,
                     fmt::format("store fdb:{}: ?prefix=NAME takes one name of 1 to {} bytes without a slash",
-                                rest, kMaxPrefixBytes));
+                                url.path, kMaxPrefixBytes));
       }
       url.prefix = value;
     } else if (is_option_name(name)) {
       url.options.emplace_back(name, value);
     } else {
+      // Without the value, which may be a password.
       return fail(
           Errc::invalid,
           fmt::format("store fdb:{}: \"{}\" is neither prefix=NAME nor a network option of FoundationDB",
-                      rest, parameter));
+                      url.path, name));
     }
     if (ampersand == std::string_view::npos) return url;
     parameters.remove_prefix(ampersand + 1);

@@ -54,7 +54,8 @@ Result<std::unique_ptr<kv::Engine>> open_embedded(const ServerOptions& options) 
 Result<std::unique_ptr<kv::Engine>> open_distributed(const ServerOptions& options) {
   kv::FdbOptions fdb;
   fdb.cluster_file = options.store.path;
-  fdb.network_options = options.store.options;
+  fdb.library_path = options.fdb.library;
+  fdb.network_options = options.fdb.options;
   return kv::open_fdb_engine(fdb);
 }
 

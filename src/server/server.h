@@ -8,6 +8,7 @@
 
 #include "base/function.h"
 #include "base/result.h"
+#include "config/fdb_client.h"
 #include "config/store_url.h"
 #include "config/volume_spec.h"
 #include "net/endpoint.h"
@@ -23,6 +24,9 @@ struct ServerOptions {
   config::StoreUrl store;
   bool create_store = true;                    // make an embedded store that is not there
   std::optional<uint64_t> store_memory_bytes;  // bound of the embedded store's caches and buffers
+  // What holds for the distributed store, its URL's options included (config::resolve_fdb_client). The same
+  // for all stores of a process.
+  config::FdbClient fdb;
 
   uint32_t io_threads_count = 1;
   session::SessionLimits limits;

@@ -7,6 +7,7 @@
 #include <condition_variable>
 #include <cstdlib>
 #include <cstring>
+#include <fstream>
 #include <functional>
 #include <type_traits>
 
@@ -392,8 +393,15 @@ fdb_error_t fdb_select_api_version_impl(int runtime_version, int header_version)
   return 0;
 }
 
-fdb_error_t fdb_network_set_option(int option, const uint8_t*, int length) {
-  return option == 65 && length != 8 ? 2006 : 0;
+// Refuses what the real one refuses, and one TLS password. What it takes it notes, as "CODE VALUE", in a file
+// where the environment asks for that.
+fdb_error_t fdb_network_set_option(int option, const uint8_t* value, int length) {
+  if (option == 65 && length != 8) return 2006;
+  const std::string text = bytes(value, length);
+  if (option == 54 && text == "refused") return 2006;
+  if (const char* const path = std::getenv("FAKE_FDB_OPTIONS"); path != nullptr)
+    std::ofstream(path, std::ios::app) << option << ' ' << text << '\n';
+  return 0;
 }
 
 fdb_error_t fdb_setup_network() {

@@ -3,13 +3,14 @@
 
 import os
 import pathlib
+import signal
 import sys
 import tempfile
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "cli"))
 
 from cli_lib import *   # noqa: F403,E402
-from cli_lib import MiB, Server, error_of, expect, expect_data, expect_equal, expect_words, fdb_nbd, main, pattern, test   # noqa: E402
+from cli_lib import MiB, Server, error_of, eventually, expect, expect_data, expect_equal, expect_words, fdb_nbd, main, pattern, test   # noqa: E402
 
 FAKE = os.environ["FDB_NBD_TEST_FAKE_FDB"]
 
@@ -45,6 +46,64 @@ def options_of_the_client_are_checked():
     use_library(FAKE)
     expect_words(error_of("ls", store="fdb:?no_such_option=1", status=2), "no_such_option")
     expect_equal("with good ones", fdb_nbd("ls", "--names", store="fdb:?knob=a=1&prefix=here").stdout, "")
+
+
+def configured(directory, text):
+    path = f"{directory}/fdb-nbd.toml"
+    pathlib.Path(path).write_text(text)
+    return ["--config", path]
+
+
+@test
+def the_client_is_set_up_by_the_file_then_the_environment_then_the_url():
+    use_library("/from/environment.so")
+    with tempfile.TemporaryDirectory(prefix="fdb-nbd-test-") as directory:
+        taken = pathlib.Path(directory) / "options"
+        file = configured(directory, f"""
+            [fdb]
+            library = "{FAKE}"
+            tls_password = "secret"
+            tls_ca_path = "/file/ca"
+            tls_key_path = "/file/key"
+            trace_enable = "/file/trace"
+            client_threads_per_version = 3
+            knobs = {{ a = 1, b = 1 }}
+            options = {{ disable_local_client = true }}
+        """)
+        expect_words(error_of("ls", *file, store="fdb:", status=7), "/from/environment.so")
+        del os.environ["FDB_NBD_FDB_LIBRARY"]
+        os.environ.update({"FAKE_FDB_OPTIONS": str(taken), "FDB_TLS_KEY_FILE": "/environment/key"})
+        try:
+            fdb_nbd("ls", *file, store="fdb:?trace_enable=/url/trace&knob=b=2")
+        finally:
+            del os.environ["FAKE_FDB_OPTIONS"], os.environ["FDB_TLS_KEY_FILE"]
+        expect_equal("options that the library got", sorted(taken.read_bytes().split(b"\n"))[1:], sorted(
+            [b"65 \3\0\0\0\0\0\0\0", b"64 ", b"40 a=1", b"53 /file/ca", b"54 secret", b"30 /url/trace", b"40 b=2"]))
+
+
+@test
+def a_wrong_key_is_named_with_its_line_and_a_password_is_never_shown():
+    use_library(FAKE)
+    with tempfile.TemporaryDirectory(prefix="fdb-nbd-test-") as directory:
+        file = configured(directory, '[fdb]\ntls_ca = "/x"\n')
+        expect_words(error_of("ls", *file, store="fdb:", status=2), "fdb-nbd.toml:2", "fdb.tls_ca")
+        file = configured(directory, '[fdb]\noptions = { no_such_option = 1 }\n')
+        expect_words(error_of("ls", *file, store="fdb:", status=2), "no_such_option")
+        file = configured(directory, '[fdb]\ntls_password = "refused"\n')
+        line = error_of("ls", *file, store="fdb:", status=2)
+        expect_words(line, "tls_password")
+        expect("the error", "refused" not in line, "no password", line)
+
+        control = f"{directory}/control.sock"
+        file = configured(directory, 'log_level = "debug"\n[fdb]\ntls_password = "secret word"\n')
+        with Server(volumes={}, store="fdb:?tls_password=another+secret", tcp=False, args=[*file, "--control", control]) as server:
+            shown = fdb_nbd("status", store=f"control:{control}").stdout + fdb_nbd("status", "--json", store=f"control:{control}").stdout
+            configured(directory, 'log_level = "debug"\n[fdb]\ntls_password = "new secret"\n')
+            server.process.send_signal(signal.SIGHUP)
+            eventually("reloading", lambda: "reloaded" in server.log_tail())
+            expect_words(server.log_tail(), "fdb changes at the next start only")
+            for text in (shown, pathlib.Path(server.log_path).read_text()):
+                expect("status and log", "secret" not in text, "no password", text)
 
 
 @test(limit=120)

@@ -31,6 +31,9 @@ constexpr KnownOption kKnownOptions[] = {
     {"trace_format", 34, Kind::text},
     {"trace_clock_source", 35, Kind::text},
     {"trace_file_identifier", 36, Kind::text},
+    {"trace_share_among_client_threads", 37, Kind::flag},
+    {"trace_initialize_on_setup", 38, Kind::flag},
+    {"trace_partial_file_suffix", 39, Kind::text},
     {"knob", 40, Kind::text},
     {"tls_cert_path", 43, Kind::text},
     {"tls_key_path", 46, Kind::text},
@@ -43,11 +46,18 @@ constexpr KnownOption kKnownOptions[] = {
     {"external_client_directory", 63, Kind::text},
     {"disable_local_client", 64, Kind::flag},
     {"client_threads_per_version", 65, Kind::number},
+    {"future_version_client_library", 66, Kind::text},
+    {"retain_client_library_copies", 67, Kind::flag},
+    {"ignore_external_client_failures", 68, Kind::flag},
+    {"fail_incompatible_client", 69, Kind::flag},
     {"disable_client_statistics_logging", 70, Kind::flag},
+    {"enable_run_loop_profiling", 71, Kind::flag},
+    {"disable_client_bypass", 72, Kind::flag},
     {"client_buggify_enable", 80, Kind::flag},
     {"client_buggify_disable", 81, Kind::flag},
     {"client_buggify_section_activated_probability", 82, Kind::number},
     {"client_buggify_section_fired_probability", 83, Kind::number},
+    {"distributed_client_tracer", 90, Kind::text},
     {"client_tmp_dir", 91, Kind::text},
 };
 
@@ -67,8 +77,10 @@ class Network {
           api_.network_set_option(encoded.code, reinterpret_cast<const uint8_t*>(encoded.bytes.data()),
                                   static_cast<int>(encoded.bytes.size()));
       if (error != 0) {
-        return fail(Errc::invalid, fmt::format("FoundationDB does not take the network option {}={}: {}",
-                                               option.first, option.second, api_.get_error(error)));
+        // Without the value, which may be a password.
+        return fail(Errc::invalid,
+                    fmt::format("FoundationDB does not take the value of network option {}: {}", option.first,
+                                api_.get_error(error)));
       }
     }
     RETURN_IF_ERROR(check(api_.setup_network(), "set up the network"));
