@@ -94,10 +94,21 @@ inline constexpr auto kFdbReadVersionLifetime = std::chrono::seconds(4);  // the
 inline constexpr auto kFdbStallWarning = std::chrono::seconds(10);        // without an answer
 inline constexpr uint32_t kFdbCommitsInFlight = 16;                       // of one volume
 inline constexpr int64_t kFdbTransactionBytes = 4 * kMiB;                 // larger ones are refused
-inline constexpr uint64_t kFdbRangeReplyBytes = 78'000;        // what one reply to a range read surely holds
+inline constexpr uint64_t kFdbRangeReplyBytes = 79'900;        // what one reply to a range read surely holds
 inline constexpr uint64_t kFdbRangePageBytes = kMiB;           // of several replies to one get_range
 inline constexpr size_t kFdbReadsInFlight = 128;               // of one bulk read
+inline constexpr uint32_t kFdbReadsPerTransaction = 1000;      // that share a read version
 inline constexpr auto kFdbLongWait = std::chrono::seconds(1);  // the cluster is at a limit
+// How commits are paced (kv/fdb/pacer.h). Read versions that are paid with, outstanding at once:
+inline constexpr uint32_t kFdbInitialPayments = 16;
+inline constexpr uint32_t kFdbMaxPayments = 256;
+inline constexpr auto kFdbQuickReadVersion =
+    std::chrono::milliseconds(20);                                          // more of them may be outstanding
+inline constexpr auto kFdbSlowReadVersion = std::chrono::milliseconds(60);  // half as many
+inline constexpr uint32_t kFdbMaxCommits = 256;                             // under way, of all volumes
+inline constexpr auto kFdbQuickCommit = std::chrono::milliseconds(50);
+inline constexpr auto kFdbSlowCommit = std::chrono::milliseconds(250);
+inline constexpr auto kFdbRefusalPause = std::chrono::milliseconds(200);  // after the cluster refused one
 static_assert(kFdbTransactionBytes >= static_cast<int64_t>(2 * kMaxTransactionBytes));
 
 // Control socket.

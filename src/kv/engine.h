@@ -63,6 +63,10 @@ class Transaction {
  public:
   virtual ~Transaction() = default;
 
+  // Before anything else is asked of it: background work, which yields to everything else where the store
+  // knows how.
+  virtual void set_background() {}
+
   // The version that reads see; chosen by the engine at first use, unless set before that. A set version
   // proves nothing about later changes except through conflicts: see add_read_conflict.
   virtual Task<Result<Version>> read_version() = 0;

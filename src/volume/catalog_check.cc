@@ -90,6 +90,7 @@ Task<Result<void>> Catalog::check_volume(const std::string& name, CheckReport& r
 // Names, volumes, fences, layers and jobs must point at each other.
 Task<Result<void>> Catalog::check_graph(CheckReport& report) {
   const std::unique_ptr<kv::Transaction> transaction = engine_.begin(home_);
+  transaction->set_background();
   std::map<char, std::vector<kv::KeyValue>> rows;
   for (const char type : {'V', 'I', 'F', 'L', 'T'}) {
     std::string begin = keys_.type_begin(type);

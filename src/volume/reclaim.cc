@@ -49,6 +49,7 @@ Task<void> Catalog::reclaim(JobId id, JobRecord job) {
 
 // Whether nothing is left of the layer.
 Task<Result<bool>> Catalog::reclaim_step(kv::Transaction& transaction, JobId id, const JobRecord& job) {
+  transaction.set_background();
   const std::string begin = keys_.layer_begin('B', job.layer);
   const std::string end = keys_.layer_end('B', job.layer);
   auto page =

@@ -113,6 +113,7 @@ Task<Result<void>> Volume::check_extents(uint64_t begin_extent, uint64_t end_ext
     }
   }
   const std::unique_ptr<kv::Transaction> transaction = engine_.begin(executor_);
+  transaction->set_background();
   const std::string bitmap_key = keys_.bitmap(layer_, begin_extent);
   auto value = co_await transaction->get(bitmap_key, kv::Isolation::snapshot);
   if (!value) co_return propagate(value);

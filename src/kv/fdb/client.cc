@@ -1,6 +1,5 @@
 #include "kv/fdb/client.h"
 
-#include <algorithm>
 #include <chrono>
 
 #include "base/limits.h"
@@ -10,33 +9,45 @@
 
 namespace fdbnbd::kv::fdb {
 
-void ReadVersionCache::note(Version version, MonotonicTime asked_at) {
-  const std::lock_guard lock(mutex_);
-  if (version < version_) return;
-  asked_at_ = version > version_ ? asked_at : std::max(asked_at_, asked_at);
-  version_ = version;
-}
-
-void ReadVersionCache::refuse(Version version) {
-  const std::lock_guard lock(mutex_);
-  refused_ = std::max(refused_, version);
-}
-
-std::optional<Version> ReadVersionCache::fresh() const {
-  const std::lock_guard lock(mutex_);
-  if (version_ <= refused_ || clock_.now() - asked_at_ >= lifetime_) return std::nullopt;
-  return version_;
-}
-
 Result<TransactionHandle> Client::make_transaction() const {
   FDBTransaction* made = nullptr;
-  fdb_error_t error = api.database_create_transaction(database, &made);
+  fdb_error_t error = api.database_create_transaction(database.get(), &made);
   if (error != 0) return tl::unexpected(error_of(api, error, Operation::read, "begin a transaction"));
   TransactionHandle transaction(made, {&api});
   error = api.transaction_set_option(made, static_cast<int>(TransactionOption::read_your_writes_disable),
                                      nullptr, 0);
   if (error != 0) return tl::unexpected(error_of(api, error, Operation::read, "begin a transaction"));
   return transaction;
+}
+
+std::shared_ptr<ReadTransaction> Client::shared_read_transaction() {
+  const std::optional<Version> version = read_versions.fresh();
+  if (!version) return nullptr;
+  const std::lock_guard lock(shared_mutex_);
+  if (shared_transaction_ == nullptr || shared_transaction_->version != *version || shared_reads_left_ == 0) {
+    auto made = make_transaction();
+    if (!made) return nullptr;
+    api.transaction_set_read_version(made->get(), *version);
+    shared_transaction_ = std::make_shared<ReadTransaction>(std::move(*made), *version);
+    shared_reads_left_ = limits::kFdbReadsPerTransaction;
+  }
+  --shared_reads_left_;
+  return shared_transaction_;
+}
+
+void Client::retire(const ReadTransaction& transaction, bool is_too_old) {
+  if (is_too_old) read_versions.refuse(transaction.version);
+  const std::lock_guard lock(shared_mutex_);
+  if (shared_transaction_.get() == &transaction) shared_transaction_.reset();
+}
+
+void Client::set_background(FDBTransaction* transaction) const {
+  for (const TransactionOption option :
+       {TransactionOption::priority_batch, TransactionOption::read_priority_low,
+        TransactionOption::read_server_side_cache_disable}) {
+    // Older clients do not have all of them: a hint that is not taken does no harm.
+    static_cast<void>(api.transaction_set_option(transaction, static_cast<int>(option), nullptr, 0));
+  }
 }
 
 StallWarning::StallWarning(Client& client, Executor& executor, const char* waits_for)
@@ -59,7 +70,7 @@ void StallWarning::run() noexcept {
 }
 
 Task<Result<Version>> Client::get_read_version(Executor& executor, FDBTransaction* transaction) {
-  const MonotonicTime asked_at = read_versions.now();
+  const MonotonicTime asked_at = clock.now();
   const Future future(api, api.transaction_get_read_version(transaction));
   const StallWarning warning(*this, executor, "a read version");
   fdb_error_t error = co_await future.ready(executor);

@@ -4,8 +4,8 @@
 #include <cstdint>
 #include <memory>
 #include <mutex>
-#include <optional>
 #include <string_view>
+#include <utility>
 
 #include "async/executor.h"
 #include "async/task.h"
@@ -16,66 +16,74 @@
 #include "kv/fdb/abi.h"
 #include "kv/fdb/api.h"
 #include "kv/fdb/errors.h"
+#include "kv/fdb/handles.h"
+#include "kv/fdb/pacer.h"
+#include "kv/fdb/read_version_cache.h"
 
 // What the transactions and bulk reads of one engine share.
 
 namespace fdbnbd::kv::fdb {
 
-// The newest version at which this engine may read what it committed itself, as long as it is fresh: so a
-// bulk read need not ask for one. FoundationDB keeps about five seconds. Any thread.
-class ReadVersionCache {
- public:
-  ReadVersionCache(const Clock& clock, Duration lifetime) : clock_(clock), lifetime_(lifetime) {}
-
-  MonotonicTime now() const { return clock_.now(); }
-
-  // `version` was given out or committed at some time after `asked_at`.
-  void note(Version version, MonotonicTime asked_at);
-  // The store refused to read at `version`: it and older ones are not given out again.
-  void refuse(Version version);
-  // No older than any version noted before the call.
-  std::optional<Version> fresh() const;
-
- private:
-  const Clock& clock_;
-  const Duration lifetime_;
-  mutable std::mutex mutex_;
-  // Guarded by mutex_.
-  Version version_ = 0;
-  Version refused_ = 0;
-  MonotonicTime asked_at_{};
+// How commits at a version that their caller has set are held to what the cluster can take.
+enum class Pacing : uint8_t {
+  beside,  // each pays for a read version while it is under way (Pacer)
+  before,  // each waits for a read version first: a measure for the other
+  off,     // not at all: to see what happens
 };
 
-struct TransactionDeleter {
-  const Api* api;
-  void operator()(FDBTransaction* transaction) const { api->transaction_destroy(transaction); }
+// A transaction that reads at `version`, for any number of reads at once. Whoever reads keeps a reference
+// until the results are there.
+struct ReadTransaction {
+  ReadTransaction(TransactionHandle the_handle, Version the_version)
+      : handle(std::move(the_handle)), version(the_version) {}
+
+  const TransactionHandle handle;
+  const Version version;
 };
-using TransactionHandle = std::unique_ptr<FDBTransaction, TransactionDeleter>;
 
 struct Client {
-  Client(const Api& the_api, FDBDatabase* the_database, const Clock& clock, Duration read_version_lifetime,
-         Duration stall_warning)
+  Client(const Api& the_api, DatabaseHandle the_database, const Clock& the_clock,
+         Duration read_version_lifetime, Duration stall_warning, Pacing the_pacing)
       : api(the_api),
-        database(the_database),
-        read_versions(clock, read_version_lifetime),
-        stall_warning_after(stall_warning) {}
-  ~Client() { api.database_destroy(database); }
+        database(std::move(the_database)),
+        clock(the_clock),
+        read_versions(the_clock, read_version_lifetime),
+        stall_warning_after(stall_warning),
+        pacing(the_pacing),
+        pacer(the_api, database.get(), the_clock) {}
   Client(const Client&) = delete;
   Client& operator=(const Client&) = delete;
 
   const Api& api;
-  FDBDatabase* const database;
+  const DatabaseHandle database;
+  const Clock& clock;
   ReadVersionCache read_versions;
   const Duration stall_warning_after;
   // Whether the log says that the cluster does not answer: once, however many wait.
   std::atomic<bool> is_stalled = false;
+  const Pacing pacing;
+  Pacer pacer;
 
   // A new transaction that does not see its own writes. No timeout and no retry limit, ever: a commit that is
   // given up may still take effect.
   Result<TransactionHandle> make_transaction() const;
+  // Reads and read versions of `transaction` yield to those of others. Before anything else is asked of it.
+  void set_background(FDBTransaction* transaction) const;
+
+  // At the cached read version, shared with other reads; nothing where that is not fresh. Any thread.
+  std::shared_ptr<ReadTransaction> shared_read_transaction();
+  // A read of `transaction` has failed: the next ones get another one, and where it was too old another
+  // version. Any thread.
+  void retire(const ReadTransaction& transaction, bool is_too_old);
 
   // Asks for a read version and notes it. `transaction` lives until the task is done.
   Task<Result<Version>> get_read_version(Executor& executor, FDBTransaction* transaction);
+
+ private:
+  std::mutex shared_mutex_;
+  // Guarded by shared_mutex_: the last one that was given out, and how many more reads may have it.
+  std::shared_ptr<ReadTransaction> shared_transaction_;
+  uint32_t shared_reads_left_ = 0;
 };
 
 // Says in the log that the cluster does not answer, while one lives longer than it should. It lives in the

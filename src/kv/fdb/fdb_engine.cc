@@ -4,7 +4,7 @@
 
 #include <chrono>
 #include <condition_variable>
-#include <cstring>
+#include <cstdlib>
 #include <mutex>
 #include <utility>
 
@@ -105,6 +105,15 @@ Result<void> check_reachable(const Client& client, const FdbOptions& options) {
   return {};
 }
 
+// For measurements: FDB_NBD_FDB_PACING=before or =off.
+Result<fdb::Pacing> pacing_of_environment() {
+  const char* const name = std::getenv("FDB_NBD_FDB_PACING");
+  if (name == nullptr || name == std::string_view("beside")) return fdb::Pacing::beside;
+  if (name == std::string_view("before")) return fdb::Pacing::before;
+  if (name == std::string_view("off")) return fdb::Pacing::off;
+  return fail(Errc::invalid, fmt::format("FDB_NBD_FDB_PACING={}: only beside, before or off", name));
+}
+
 }  // namespace
 
 Result<std::unique_ptr<Engine>> open_fdb_engine(const FdbOptions& options) {
@@ -113,8 +122,10 @@ Result<std::unique_ptr<Engine>> open_fdb_engine(const FdbOptions& options) {
   const char* const cluster_file = options.cluster_file.empty() ? nullptr : options.cluster_file.c_str();
   if (const fdb_error_t error = api->create_database(cluster_file, &database); error != 0)
     return tl::unexpected(cluster_error(*api, error, options));
-  auto client = std::make_unique<Client>(*api, database, *options.clock, options.read_version_lifetime,
-                                         options.stall_warning);
+  fdb::DatabaseHandle owned(database, {api});
+  ASSIGN_OR_RETURN(const fdb::Pacing pacing, pacing_of_environment());
+  auto client = std::make_unique<Client>(*api, std::move(owned), *options.clock,
+                                         options.read_version_lifetime, options.stall_warning, pacing);
   // A net below the bounds of the callers.
   const int64_t size_limit_bytes = limits::kFdbTransactionBytes;
   if (const fdb_error_t error = api->database_set_option(

@@ -27,6 +27,9 @@ class FdbTransaction final : public Transaction {
     }
   }
 
+  void set_background() override {
+    if (!failure_) client_.set_background(transaction_.get());
+  }
   Task<Result<Version>> read_version() override;
   void set_read_version(Version version) override;
   Task<Result<std::optional<std::string>>> get(std::string_view key, Isolation isolation) override;
@@ -49,6 +52,8 @@ class FdbTransaction final : public Transaction {
   const Api& api() const { return client_.api; }
   // Before each mutation: counts it. False where there is no transaction to put it into.
   bool begin_mutation(std::string_view key, std::string_view value);
+  // Until the cluster lets one more transaction start; its version is not used.
+  Task<void> wait_for_a_version();
   void mutate_bits(MutationType type, std::string_view key, std::string_view operand);
   void keep_failure(fdb_error_t error, std::string_view doing);
   // The part of a range that one reply holds, behind what `result` has already; and whether anything is left.
@@ -61,6 +66,7 @@ class FdbTransaction final : public Transaction {
   TransactionHandle transaction_{nullptr, {nullptr}};
   std::optional<Error> failure_;  // of a call that cannot report it
   std::optional<Version> read_version_;
+  bool is_version_given_ = false;  // rather than asked for
   bool write_conflicts_ = true;
   bool mutated_ = false;
   bool committed_ = false;
@@ -82,6 +88,7 @@ Task<Result<Version>> FdbTransaction::read_version() {
 void FdbTransaction::set_read_version(Version version) {
   if (failure_) return;
   read_version_ = version;
+  is_version_given_ = true;
   api().transaction_set_read_version(transaction_.get(), version);
 }
 
@@ -196,25 +203,32 @@ Task<Result<Version>> FdbTransaction::commit() {
   committed_ = true;
   // One that changed nothing took effect when it read.
   if (!mutated_ || failure_) co_return co_await read_version();
-  const MonotonicTime asked_at = client_.read_versions.now();
+  const StallWarning warning(client_, executor_, "a commit");
+  // The cluster has held back those that asked it for their read version.
+  const Pacing pacing = is_version_given_ ? client_.pacing : Pacing::off;
+  if (pacing == Pacing::before) co_await wait_for_a_version();
+  if (pacing == Pacing::beside) co_await client_.pacer.admit(executor_);
+  const MonotonicTime started_at = client_.clock.now();
   const Future future(api(), api().transaction_commit(transaction_.get()));
-  fdb_error_t error = 0;
-  {
-    const StallWarning warning(client_, executor_, "a commit");
-    error = co_await future.ready(executor_);
-  }
+  const fdb_error_t error = co_await future.ready(executor_);
+  const bool is_at_limit = error != 0 && meaning_of(error, Operation::commit).remedy == Remedy::long_wait;
+  if (pacing == Pacing::beside) client_.pacer.on_commit_ended(started_at, is_at_limit);
   if (error != 0) {
     // The caller's own back-off is for conflicts and short outages.
-    if (meaning_of(error, Operation::commit).remedy == Remedy::long_wait)
-      co_await wait_before_attempt(executor_, Remedy::long_wait, 1, random_);
+    if (is_at_limit) co_await wait_before_attempt(executor_, Remedy::long_wait, 1, random_);
     co_return tl::unexpected(error_of(api(), error, Operation::commit, "commit"));
   }
   // Only valid now that the future is ready without an error.
   Version version = -1;
   const fdb_error_t no_version = api().transaction_get_committed_version(transaction_.get(), &version);
   ASSERT(no_version == 0 && version > 0);
-  client_.read_versions.note(version, asked_at);
+  client_.read_versions.note(version, started_at);
   co_return version;
+}
+
+Task<void> FdbTransaction::wait_for_a_version() {
+  auto other = client_.make_transaction();
+  if (other) static_cast<void>(co_await client_.get_read_version(executor_, other->get()));
 }
 
 }  // namespace
