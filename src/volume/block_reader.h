@@ -9,6 +9,7 @@
 #include "base/bytes.h"
 #include "base/result.h"
 #include "kv/engine.h"
+#include "volume/block_codec.h"
 #include "volume/keys.h"
 #include "volume/presence.h"
 
@@ -39,8 +40,8 @@ class BlockReader final : private kv::RowSink {
  private:
   // A single block is asked for by its key; from here on a range is cheaper.
   static constexpr uint64_t kRangeFromBlocks = 4;
-  // Of a row besides its key and the block: the trailer of the value, and lengths in the reply.
-  static constexpr uint64_t kRowOverheadBytes = 32;
+  // Of a row besides its key and the block: the trailer of the value, and what FoundationDB counts for a row.
+  static constexpr uint64_t kRowOverheadBytes = kBlockTrailerBytes + 24;
 
   void on_range_row(size_t range_index, std::string_view key, std::string_view value) override;
   void on_point_row(size_t point_index, std::string_view value) override;

@@ -171,6 +171,16 @@ TEST_F(FdbEngineTest, AReadAtAVersionThatIsTooOldIsDoneAgainAtANewOne) {
   EXPECT_EQ(fake().count(fdb::kFakeGets), gets_before + 2);
 }
 
+TEST_F(FdbEngineTest, ReadsAtOneVersionShareATransaction) {
+  ASSERT_TRUE(put("k", "1"));
+  const int64_t before = fake().count(fdb::kFakeLiveTransactions);
+  for (int i = 0; i < 3; ++i) EXPECT_EQ(read_point("k"), std::vector{"0=1"s});
+  EXPECT_EQ(fake().count(fdb::kFakeLiveTransactions), before + 1);
+  ASSERT_TRUE(put("k", "2"));
+  EXPECT_EQ(read_point("k"), std::vector{"0=2"s});
+  EXPECT_EQ(fake().count(fdb::kFakeLiveTransactions), before + 1);
+}
+
 TEST_F(FdbEngineTest, WhatFailsInABulkReadIsAskedForAgainAndDeliveredOnce) {
   for (const char* key : {"a1", "a2", "b1", "b2"}) ASSERT_TRUE(put(key, key));
   BulkRead request;
@@ -224,6 +234,13 @@ TEST_F(FdbEngineTest, BackgroundReadsAskForAVersionAtBatchPriority) {
   EXPECT_EQ(fake().count(fdb::kFakeBatchReadVersions), 1);
   request.background = false;
   ASSERT_TRUE(read(request, sink));
+  EXPECT_EQ(fake().count(fdb::kFakeBatchReadVersions), 1);
+}
+
+TEST_F(FdbEngineTest, ABackgroundTransactionAsksForItsVersionAtBatchPriority) {
+  const auto transaction = engine_->begin(loop_);
+  transaction->set_background();
+  ASSERT_TRUE(loop_.run(transaction->read_version()));
   EXPECT_EQ(fake().count(fdb::kFakeBatchReadVersions), 1);
 }
 
