@@ -146,5 +146,26 @@ TEST(RangeLock, ExcludesConflictsKeepsOrderAndLosesNobody) {
   }
 }
 
+struct CountingTimer final : TimerWork {
+  void run() noexcept override { ++runs_count; }
+  int runs_count = 0;
+};
+
+TEST(SimLoop, ATimerThatIsCancelledWhenItIsDueDoesNotRun) {
+  for (uint64_t seed = 1; seed < 20; ++seed) {
+    SimLoop loop(seed);
+    CountingTimer first;
+    CountingTimer second;
+    loop.start_timer(first, std::chrono::seconds(1));
+    loop.start_timer(second, std::chrono::seconds(1));
+    while (first.runs_count + second.runs_count == 0) ASSERT_TRUE(loop.step());
+    // The other one is due at the same time.
+    loop.cancel_timer(first.runs_count == 0 ? first : second);
+    while (loop.step()) {
+    }
+    EXPECT_EQ(first.runs_count + second.runs_count, 1);
+  }
+}
+
 }  // namespace
 }  // namespace fdbnbd

@@ -20,9 +20,15 @@ class SimLoop final : public Executor, private Clock {
   bool runs_here() const override { return true; }
   const Clock& clock() const override { return *this; }
   void start_timer(TimerWork& timer, Duration delay) override { timers_.start(timer, now_ + delay); }
-  void cancel_timer(TimerWork& timer) override { timers_.cancel(timer); }
+  void cancel_timer(TimerWork& timer) override {
+    timers_.cancel(timer);
+    std::erase(ready_, &timer);  // due, and not run yet
+  }
 
   Random& random() { return random_; }
+
+  // A process that is stopped and goes on later: time passes, and nothing runs.
+  void stand_still(Duration duration) { now_ += duration; }
 
   // Runs one piece of work, or lets time pass to the next timer; false where nothing is left.
   bool step();

@@ -74,6 +74,20 @@ inline constexpr uint32_t kDefaultBlockBytes = 4 * kKiB;
 inline constexpr uint32_t kBlocksPerExtent = 1024;
 inline constexpr uint32_t kMaxRequestsPerVolume = 4096;  // in flight or queued; above it requests wait
 
+// Ownership where several servers share a store (volume/lease.h).
+inline constexpr auto kLeaseDuration =
+    std::chrono::seconds(5);  // a holder that is silent for so long has lost
+inline constexpr auto kMinLeaseDuration = std::chrono::seconds(1);
+inline constexpr auto kMaxLeaseDuration = std::chrono::seconds(300);
+inline constexpr uint32_t kHeartbeatsPerLease = 5;
+inline constexpr uint32_t kLeasePollsPerLease = 25;  // of somebody who waits for it
+// Reads end this part of a lease before it does: clocks do not run equally fast.
+inline constexpr uint32_t kLeaseReadMarginDivisor = 10;
+inline constexpr uint32_t kMaxHolderBytes = 200;  // who holds a volume, as text
+inline constexpr auto kHandoverTimeout = std::chrono::seconds(30);
+inline constexpr auto kHandoverPoll = std::chrono::milliseconds(20);
+inline constexpr auto kTakeoverGrace = std::chrono::seconds(60);  // for the clients to come over
+
 // Transactions.
 inline constexpr uint64_t kCommitTargetBytes = 256 * kKiB;  // group commit closes a transaction here
 inline constexpr uint64_t kMaxTransactionBytes = kMiB;
@@ -126,6 +140,7 @@ inline constexpr uint32_t kMaxBenchSeconds = 3600;
 
 // The longest legal META_CONTEXT request fits.
 static_assert(kMaxOptionBytes >= 4 + kMaxStringBytes + 4 + kMaxMetaQueries * (4 + kMaxStringBytes));
+static_assert(kMaxHolderBytes <= 255);  // a byte for the length
 static_assert(kMaxPayloadBytes <= kConnectionInFlightBytes);
 static_assert(kConnectionInFlightBytes <= kProcessInFlightBytes - kReservedForSmallBytes);
 static_assert(kMaxVolumeBytes % kSizeGranularityBytes == 0);

@@ -59,6 +59,9 @@ struct ZeroOptions {
 // one byte long (the session has checked; the disk may have shrunk meanwhile and then answers Errc::invalid
 // or Errc::past_end).
 //
+// Errc::cancelled from any of them: the disk goes on in another server. The request is not answered, and the
+// connection ends once the others are, so that the client connects anew and sends it again.
+//
 // Order: a write is seen by every read that begins after it was answered, on any session. Writes that overlap
 // take effect in the order of the calls.
 class Export {

@@ -120,6 +120,17 @@ void add_serve_command(CLI::App& app, Context& context) {
                    "Path of the control socket (default: control.sock in an embedded store)");
   verb->add_flag("--stdio", flags->stdio, "Serve one client on stdin and stdout, then end");
   verb->add_flag("--read-only", flags->read_only, "Let no client write");
+  verb->add_flag("--takeover", flags->takeover,
+                 "Ask other servers of a shared store to hand their volumes over, and wait until they have");
+  verb->add_flag("--force", flags->force,
+                 "Take volumes from other servers of a shared store at once; their clients get errors")
+      ->excludes("--takeover");
+  verb->add_option("--lease", flags->lease_s,
+                   fmt::format("Seconds after which a server of a shared store that gives no sign of life "
+                               "loses its volumes (default {})",
+                               std::chrono::seconds(limits::kLeaseDuration).count()))
+      ->check(CLI::Range(std::chrono::duration<double>(limits::kMinLeaseDuration).count(),
+                         std::chrono::duration<double>(limits::kMaxLeaseDuration).count()));
   verb->add_flag("--insecure", flags->insecure, "Listen also where other hosts can connect, without TLS");
   verb->add_option("--tls", flags->tls, "off, on or require")->check(CLI::IsMember({"off", "on", "require"}));
   verb->add_option("--io-threads", flags->io_threads,

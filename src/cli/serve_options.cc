@@ -92,6 +92,12 @@ Result<server::ServerOptions> server_options(const ServeFlags& flags, const conf
   options.allow_remote = flags.insecure || file.insecure.value_or(false);
   options.read_only = flags.read_only || file.read_only.value_or(false);
   options.use_activation_sockets = !flags.stdio;
+  if (flags.takeover) options.takeover = volume::Takeover::handover;
+  if (flags.force) options.takeover = volume::Takeover::force;
+  if (flags.lease_s) {
+    options.lease_duration =
+        std::chrono::duration_cast<Duration>(std::chrono::duration<double>(*flags.lease_s));
+  }
   if (store.kind == config::StoreUrl::Kind::rocksdb)
     options.control_path = config::control_socket_in(store.path);
   override_with(options.control_path, file.control);

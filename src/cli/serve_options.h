@@ -28,6 +28,9 @@ struct ServeFlags {
   std::optional<std::string> in_flight = {};
   std::optional<uint32_t> handshake_timeout_s = {};
   std::optional<std::string> store_memory = {};
+  std::optional<double> lease_s = {};
+  bool takeover = false;
+  bool force = false;
   bool insecure = false;
   bool read_only = false;
   bool stdio = false;

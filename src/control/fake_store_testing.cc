@@ -66,6 +66,19 @@ Task<Result<void>> FakeStore::rename(std::string name, std::string new_name) {
   co_return Result<void>();
 }
 
+Task<Result<std::vector<volume::LockInfo>>> FakeStore::list_locks() {
+  std::vector<volume::LockInfo> locks;
+  for (const auto& [name, volume] : volumes)
+    locks.push_back(
+        {.volume = name, .holder = "host a", .epoch = 3, .state = volume::LockInfo::State::alive});
+  co_return locks;
+}
+
+Task<Result<std::string>> FakeStore::break_lock(std::string name) {
+  if (!volumes.contains(name)) co_return no_volume(name);
+  co_return "host a";
+}
+
 Task<Result<volume::VolumeUsage>> FakeStore::usage(std::string name, volume::Progress* progress) {
   const auto found = volumes.find(name);
   if (found == volumes.end()) co_return no_volume(name);

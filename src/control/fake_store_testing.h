@@ -33,6 +33,9 @@ class FakeStore final : public volume::Store {
   Task<Result<volume::VolumeUsage>> usage(std::string name, volume::Progress* progress) override;
   Task<Result<volume::CheckReport>> check(std::optional<std::string> name,
                                           volume::Progress* progress) override;
+  Task<Result<std::vector<volume::LockInfo>>> list_locks() override;
+  Task<Result<std::string>> break_lock(std::string name) override;
+  Task<Result<uint32_t>> take_over_held() override { co_return 0U; }
   Task<void> wait_for_reclaim() override { co_return; }
 
   Task<Result<std::vector<block::ExportListing>>> list(Executor& executor) override;

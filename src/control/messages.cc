@@ -141,6 +141,9 @@ void put(Json& json, const UsageRequest& request) {
 void put(Json& json, const CheckRequest& request) {
   if (request.name) json["name"] = *request.name;
 }
+void put(Json& json, const LockBreakRequest& request) {
+  json["name"] = request.name;
+}
 
 void take(Fields& fields, CreateRequest& request) {
   request.name = fields.take<std::string>("name");
@@ -170,6 +173,9 @@ void take(Fields& fields, UsageRequest& request) {
 }
 void take(Fields& fields, CheckRequest& request) {
   request.name = fields.take_optional<std::string>("name");
+}
+void take(Fields& fields, LockBreakRequest& request) {
+  request.name = fields.take<std::string>("name");
 }
 
 // Tries the verbs from the Index-th on.
@@ -241,6 +247,19 @@ volume::CheckFinding take_finding(Fields& fields) {
           .what = fields.take<std::string>("what")};
 }
 
+volume::LockInfo take_lock(Fields& fields) {
+  volume::LockInfo lock{.volume = fields.take<std::string>("volume"),
+                        .holder = fields.take<std::string>("holder"),
+                        .epoch = fields.take<uint64_t>("epoch"),
+                        .state = {}};
+  const auto state = fields.take<std::string>("state");
+  using State = volume::LockInfo::State;
+  for (const State known : {State::ours, State::alive, State::silent}) {
+    if (state == volume::lock_state_name(known)) lock.state = known;
+  }
+  return lock;
+}
+
 // The elements of an array of objects.
 template <typename T>
 Result<std::vector<T>> take_each(Fields& fields, const char* key, T (*take_one)(Fields&)) {
@@ -276,7 +295,7 @@ Result<T> finished(Fields& fields, T value) {
 bool only_reads(const Request& request) {
   return !std::holds_alternative<CreateRequest>(request) && !std::holds_alternative<ResizeRequest>(request) &&
          !std::holds_alternative<RemoveRequest>(request) && !std::holds_alternative<RenameRequest>(request) &&
-         !std::holds_alternative<NbdRequest>(request);
+         !std::holds_alternative<LockBreakRequest>(request) && !std::holds_alternative<NbdRequest>(request);
 }
 
 Result<std::string> encode_request(const Request& request) {
@@ -390,6 +409,25 @@ std::string check_result(const volume::CheckReport& report) {
   return to_text(json);
 }
 
+std::string locks_result(const std::vector<volume::LockInfo>& locks) {
+  Json json = new_result();
+  Json& list = json["locks"] = Json::array();
+  for (const auto& lock : locks) {
+    Json& element = list.emplace_back();
+    element["volume"] = lock.volume;
+    element["holder"] = lock.holder;
+    element["epoch"] = lock.epoch;
+    element["state"] = volume::lock_state_name(lock.state);
+  }
+  return to_text(json);
+}
+
+std::string lock_broken_result(const std::string& holder) {
+  Json json = new_result();
+  json["holder"] = holder;
+  return to_text(json);
+}
+
 std::string status_result(const StatusReply& reply) {
   Json json = new_result();
   json["pid"] = reply.pid;
@@ -442,6 +480,17 @@ Result<volume::CheckReport> read_check(std::string_view result) {
                              .findings_count = fields.take<uint64_t>("findings_count")};
   ASSIGN_OR_RETURN(report.findings, take_each(fields, "findings", take_finding));
   return report;
+}
+
+Result<std::vector<volume::LockInfo>> read_locks(std::string_view result) {
+  ASSIGN_OR_RETURN(Fields fields, result_fields(result));
+  return take_each(fields, "locks", take_lock);
+}
+
+Result<std::string> read_lock_broken(std::string_view result) {
+  ASSIGN_OR_RETURN(Fields fields, result_fields(result));
+  auto holder = fields.take<std::string>("holder");
+  return finished(fields, std::move(holder));
 }
 
 Result<StatusReply> read_status(std::string_view result) {

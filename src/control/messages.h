@@ -67,6 +67,15 @@ struct CheckRequest {
   std::optional<std::string> name;  // everything where it is not given
   friend bool operator==(const CheckRequest&, const CheckRequest&) = default;
 };
+struct LockListRequest {
+  static constexpr std::string_view kVerb = "lock-ls";
+  friend bool operator==(const LockListRequest&, const LockListRequest&) = default;
+};
+struct LockBreakRequest {
+  static constexpr std::string_view kVerb = "lock-break";
+  std::string name;
+  friend bool operator==(const LockBreakRequest&, const LockBreakRequest&) = default;
+};
 struct StatusRequest {
   static constexpr std::string_view kVerb = "status";
   friend bool operator==(const StatusRequest&, const StatusRequest&) = default;
@@ -77,9 +86,9 @@ struct NbdRequest {
   friend bool operator==(const NbdRequest&, const NbdRequest&) = default;
 };
 
-using Request =
-    std::variant<HelloRequest, CreateRequest, ListRequest, InfoRequest, ResizeRequest, RemoveRequest,
-                 RenameRequest, UsageRequest, CheckRequest, StatusRequest, NbdRequest>;
+using Request = std::variant<HelloRequest, CreateRequest, ListRequest, InfoRequest, ResizeRequest,
+                             RemoveRequest, RenameRequest, UsageRequest, CheckRequest, LockListRequest,
+                             LockBreakRequest, StatusRequest, NbdRequest>;
 
 // Whether carrying it out twice is as good as once.
 bool only_reads(const Request& request);
@@ -142,6 +151,8 @@ std::string volume_result(const volume::VolumeInfo& volume);
 std::string volumes_result(const std::vector<volume::VolumeInfo>& volumes);
 std::string usage_result(const std::vector<volume::VolumeUsage>& usages);
 std::string check_result(const volume::CheckReport& report);
+std::string locks_result(const std::vector<volume::LockInfo>& locks);
+std::string lock_broken_result(const std::string& holder);
 std::string status_result(const StatusReply& reply);
 
 // Errc::protocol where the text is not such a result.
@@ -150,6 +161,9 @@ Result<volume::VolumeInfo> read_volume(std::string_view result);
 Result<std::vector<volume::VolumeInfo>> read_volumes(std::string_view result);
 Result<std::vector<volume::VolumeUsage>> read_usage(std::string_view result);
 Result<volume::CheckReport> read_check(std::string_view result);
+Result<std::vector<volume::LockInfo>> read_locks(std::string_view result);
+// The former holder.
+Result<std::string> read_lock_broken(std::string_view result);
 Result<StatusReply> read_status(std::string_view result);
 
 }  // namespace fdbnbd::control

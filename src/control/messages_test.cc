@@ -39,6 +39,8 @@ TEST(ControlRequest, EveryVerbIsReadAsWritten) {
       UsageRequest{},
       CheckRequest{.name = "a"},
       CheckRequest{},
+      LockListRequest{},
+      LockBreakRequest{.name = "a"},
       StatusRequest{},
       NbdRequest{},
   };

@@ -107,6 +107,16 @@ Task<Result<std::string>> Service::carry_out(CheckRequest request, volume::Progr
   co_return check_result(report);
 }
 
+Task<Result<std::string>> Service::carry_out(LockListRequest /*request*/, volume::Progress& /*progress*/) {
+  ASSIGN_OR_CO_RETURN(const auto locks, co_await store_.list_locks());
+  co_return locks_result(locks);
+}
+
+Task<Result<std::string>> Service::carry_out(LockBreakRequest request, volume::Progress& /*progress*/) {
+  ASSIGN_OR_CO_RETURN(const std::string holder, co_await store_.break_lock(std::move(request.name)));
+  co_return lock_broken_result(holder);
+}
+
 Task<Result<std::string>> Service::carry_out(StatusRequest /*request*/, volume::Progress& /*progress*/) {
   ASSIGN_OR_CO_RETURN(const auto volumes, co_await store_.list_volumes());
   StatusReply status = source_.status();

@@ -38,6 +38,8 @@ class Service {
   Task<Result<std::string>> carry_out(RenameRequest request, volume::Progress& progress);
   Task<Result<std::string>> carry_out(UsageRequest request, volume::Progress& progress);
   Task<Result<std::string>> carry_out(CheckRequest request, volume::Progress& progress);
+  Task<Result<std::string>> carry_out(LockListRequest request, volume::Progress& progress);
+  Task<Result<std::string>> carry_out(LockBreakRequest request, volume::Progress& progress);
   Task<Result<std::string>> carry_out(StatusRequest request, volume::Progress& progress);
   Task<Result<std::string>> carry_out(NbdRequest request, volume::Progress& progress);
 

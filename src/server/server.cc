@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <climits>
 #include <csignal>
 #include <future>
 #include <thread>
@@ -44,6 +45,13 @@ class SignalsBlocked {
  private:
   sigset_t before_{};
 };
+
+// This process, as the people of a cluster know it.
+std::string holder_name() {
+  char host[HOST_NAME_MAX + 1] = {};
+  if (::gethostname(host, sizeof host - 1) != 0) host[0] = '\0';
+  return fmt::format("{}, pid {}", host[0] != '\0' ? host : "a host without a name", ::getpid());
+}
 
 class RunningServer final : public Server, private control::StatusSource {
  public:
@@ -138,6 +146,8 @@ Task<Result<net::Acceptors>> RunningServer::adopt_sockets() {
 Task<Result<void>> RunningServer::open_store() {
   volume::Store::Options store_options;
   store_options.key_prefix = key_prefix(options_.store);
+  store_options.ownership = {
+      .takeover = options_.takeover, .lease_duration = options_.lease_duration, .holder = holder_name()};
   for (const auto& thread : threads_) store_options.volume_executors.push_back(&thread->loop());
   auto store = co_await volume::open_store(*engine_, home(), std::move(store_options));
   if (!store) {
@@ -199,6 +209,10 @@ Task<Result<void>> RunningServer::start_serving(net::Acceptors acceptors) {
   for (auto& acceptor : acceptors) {
     addresses_.push_back(acceptor->address());
     sessions_->serve(std::move(acceptor));
+  }
+  if (options_.takeover == volume::Takeover::handover) {
+    ASSIGN_OR_CO_RETURN(const uint32_t taken_count, co_await store_->take_over_held());
+    log::info("{} volumes taken over", taken_count);
   }
   co_return Result<void>();
 }

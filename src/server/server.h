@@ -6,7 +6,9 @@
 #include <string>
 #include <vector>
 
+#include "base/clock.h"
 #include "base/function.h"
+#include "base/limits.h"
 #include "base/result.h"
 #include "config/fdb_client.h"
 #include "config/store_url.h"
@@ -14,6 +16,7 @@
 #include "net/endpoint.h"
 #include "net/fd.h"
 #include "session/session_limits.h"
+#include "volume/store.h"
 
 // A whole server: the store, its volumes, the NBD sessions and the control service, on I/O threads of their
 // own. `serve` runs one with listeners; every other verb runs one without, where no server holds the store.
@@ -40,6 +43,11 @@ struct ServerOptions {
 
   // The path of the control socket; none where empty.
   std::string control_path;
+
+  // In a store that other servers share: how volumes that they hold are taken. With handover all of them are,
+  // once this server listens.
+  volume::Takeover takeover = volume::Takeover::when_free;
+  Duration lease_duration = limits::kLeaseDuration;
 
   // Volumes to make where they are not there; `first_volume` where there is none at all.
   std::vector<config::VolumeSpec> volumes;

@@ -386,6 +386,13 @@ Task<void> Transmission::serve(Admitted admitted) {
     reply.set_error(request, structured_, admitted.verdict, proto::rejection_text(request, facts()));
   } else if (const auto done = co_await execute(admitted, reply); !done) {
     const Error& error = done.error();
+    if (error.code == Errc::cancelled) {
+      // The disk goes on elsewhere: the client is to ask again there, and would take an answer for the last
+      // word.
+      stop();
+      on_served(admitted);
+      co_return;
+    }
     const NbdError code = proto::error_for(error.code, request);
     if (code == NbdError::eio) {
       log::error("{}: {} at {} of {} bytes failed: {} ({})", stream_->peer(),

@@ -334,6 +334,20 @@ TEST(Transmission, AClientThatHasSaidItsLastWordGetsEveryReply) {
   }
 }
 
+TEST(Transmission, ADiskThatGoesOnElsewhereEndsTheConnectionWithoutAnAnswer) {
+  for (uint64_t seed = 1; seed <= 20; ++seed) {
+    SimServer world({.seed = seed, .limits = {}, .fake = {}, .random_pipes = true, .random_delays = true});
+    world.exported->on_operation = [](const std::string&, uint64_t offset_bytes,
+                                      uint64_t) -> std::optional<Error> {
+      if (offset_bytes < 16 * 4096) return std::nullopt;
+      return Error{Errc::cancelled, "handed over"};
+    };
+    size_t replies = 0;
+    world.run(writes_then_end(world, false, replies));
+    EXPECT_EQ(replies, 16u) << "those before it; seed " << seed;
+  }
+}
+
 // The bytes of a whole session, with the places where a WRITE becomes complete.
 struct Script {
   std::string bytes;

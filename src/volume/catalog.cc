@@ -173,9 +173,9 @@ Task<Result<std::string>> Catalog::resolve(std::string name) {
 }
 
 Task<Result<uint64_t>> Catalog::count_data_blocks(const Records& records) {
-  if (const auto opened = open_.find(records.volume.id); opened != open_.end() && opened->second.volume) {
-    co_return opened->second.volume->used_bytes() >> records.volume.block_shift;
-  }
+  if (const auto opened = find_open(records.volume.id);
+      opened && opened->volume && !opened->volume->is_retired())
+    co_return opened->volume->used_bytes() >> records.volume.block_shift;
   const LayerId layer = records.fence.top_layer;
   const std::string usage_key = keys_.usage(layer);
   const std::unique_ptr<kv::Transaction> transaction = engine_.begin(home_);
@@ -206,8 +206,7 @@ Task<Result<VolumeInfo>> Catalog::describe_volume(std::string name, const Record
   info.block_bytes = records.volume.block_bytes();
   info.compression = records.volume.compression;
   info.created = records.volume.created;
-  if (const auto opened = open_.find(records.volume.id); opened != open_.end())
-    info.sessions_count = opened->second.sessions_count;
+  if (const auto opened = find_open(records.volume.id)) info.sessions_count = opened->sessions_count;
   co_return info;
 }
 
@@ -318,28 +317,37 @@ Task<Result<VolumeInfo>> Catalog::resize(std::string name, uint64_t size_bytes, 
 Task<Result<void>> Catalog::remove(std::string name) {
   ASSIGN_OR_CO_RETURN(const VolumeId found, co_await find(name));
   while (true) {
-    const auto opened = open_.find(found);
-    if (opened == open_.end()) break;
-    if (opened->second.sessions_count > 0) {
-      co_return fail(
-          Errc::busy,
-          fmt::format("volume \"{}\" is in use by {} NBD session{}: detach the clients first", name,
-                      opened->second.sessions_count, opened->second.sessions_count == 1 ? "" : "s"));
+    const auto opened = find_open(found);
+    if (!opened) break;
+    if (opened->sessions_count > 0) {
+      co_return fail(Errc::busy,
+                     fmt::format("volume \"{}\" is in use by {} NBD session{}: detach the clients first",
+                                 name, opened->sessions_count, opened->sessions_count == 1 ? "" : "s"));
     }
-    if (opened->second.holders_count > 0 && !opened->second.closing) {
+    if (opened->holders_count > 0 && !opened->closing) {
       co_return fail(Errc::busy, fmt::format("volume \"{}\" is being worked on: wait for that to end", name));
     }
     co_await open_changed_.wait();
   }
   // Whoever opens it now waits until it is gone.
-  open_[found].closing = true;
+  const auto removing = std::make_shared<OpenVolume>();
+  removing->id = found;
+  removing->closing = true;
+  open_[found] = removing;
   std::optional<VolumeId> id;
   const JobId job{new_id()};
   LayerId layer;
-  auto body = [&](kv::Transaction& transaction) { return remove_in(transaction, name, id, job, layer); };
-  const Result<void> removed = co_await transact<void>(body);
-  open_.erase(found);
-  open_changed_.notify_all();
+  auto claimed = co_await claim(found, name);
+  Result<void> removed;
+  if (claimed) {
+    auto body = [&](kv::Transaction& transaction) {
+      return remove_in(transaction, name, id, *claimed, job, layer);
+    };
+    removed = co_await transact<void>(body);
+  } else {
+    removed = propagate(claimed);
+  }
+  forget(*removing);
   if (!removed) co_return removed;
   ++jobs_count_;
   scope_.spawn(reclaim(job, JobRecord{.kind = JobKind::reclaim_layer, .layer = layer}));
@@ -347,7 +355,8 @@ Task<Result<void>> Catalog::remove(std::string name) {
 }
 
 Task<Result<void>> Catalog::remove_in(kv::Transaction& transaction, const std::string& name,
-                                      std::optional<VolumeId>& id, JobId job, LayerId& layer) {
+                                      std::optional<VolumeId>& id, const std::optional<FenceRecord>& claimed,
+                                      JobId job, LayerId& layer) {
   auto found = co_await find(transaction, name);
   // Gone or another one: an attempt with an unknown result had happened.
   if (id && ((!found && found.error().code == Errc::not_found) || (found && *found != *id)))
@@ -355,6 +364,8 @@ Task<Result<void>> Catalog::remove_in(kv::Transaction& transaction, const std::s
   if (!found) co_return propagate(found);
   id = *found;
   ASSIGN_OR_CO_RETURN(const Records records, co_await load(transaction, *id, name));
+  if (claimed && !records.fence.same_tenure(*claimed))
+    co_return fail(Errc::busy, fmt::format("volume \"{}\" has just been opened by another server", name));
   layer = records.fence.top_layer;
   LayerRecord layer_record;
   layer_record.state = LayerState::deleting;
@@ -364,6 +375,8 @@ Task<Result<void>> Catalog::remove_in(kv::Transaction& transaction, const std::s
   transaction.clear(keys_.name(name));
   transaction.clear(keys_.volume(*id));
   transaction.clear(keys_.fence(*id));
+  transaction.clear(keys_.heartbeat(*id));
+  transaction.clear(keys_.handover(*id));
   transaction.clear(keys_.usage(layer));
   transaction.set(keys_.layer(layer), layer_record.encode());
   transaction.set(keys_.job(job), JobRecord{.kind = JobKind::reclaim_layer, .layer = layer}.encode());
@@ -375,9 +388,9 @@ Task<Result<void>> Catalog::rename(std::string name, std::string new_name) {
   std::optional<VolumeId> id;
   auto body = [&](kv::Transaction& transaction) { return rename_in(transaction, name, new_name, id); };
   CO_RETURN_IF_ERROR(co_await transact<void>(body));
-  if (const auto opened = open_.find(*id); opened != open_.end() && opened->second.volume) {
-    Volume& volume = *opened->second.volume;
-    post(*opened->second.executor, [&volume, new_name] { volume.set_name(new_name); });
+  if (const auto opened = find_open(*id); opened && opened->volume) {
+    Volume& volume = *opened->volume;
+    post(*opened->executor, [&volume, new_name] { volume.set_name(new_name); });
   }
   co_return Result<void>{};
 }

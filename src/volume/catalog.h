@@ -40,6 +40,9 @@ class Catalog final : public Store {
   Task<Result<void>> rename(std::string name, std::string new_name) override;
   Task<Result<VolumeUsage>> usage(std::string name, Progress* progress) override;
   Task<Result<CheckReport>> check(std::optional<std::string> name, Progress* progress) override;
+  Task<Result<std::vector<LockInfo>>> list_locks() override;
+  Task<Result<std::string>> break_lock(std::string name) override;
+  Task<Result<uint32_t>> take_over_held() override;
   Task<void> wait_for_reclaim() override;
 
   Task<Result<std::vector<block::ExportListing>>> list(Executor& executor) override;
@@ -47,8 +50,10 @@ class Catalog final : public Store {
   Task<Result<block::ExportInfo>> describe(Executor& executor, std::string name) override;
 
  private:
-  // A volume that is open here, or about to be.
+  // A volume that is open here, or about to be. Owned by open_ and by those who hold it: one that was lost to
+  // another server leaves open_ and stays until they let it go.
   struct OpenVolume {
+    VolumeId id;
     std::unique_ptr<Volume> volume;  // null while it is being opened
     Executor* executor = nullptr;
     bool closing = false;
@@ -65,25 +70,21 @@ class Catalog final : public Store {
   // Keeps a volume open for a verb: gives it back when it ends.
   class Hold {
    public:
-    Hold(Catalog& catalog, VolumeId id, Volume& volume, Executor& executor)
-        : catalog_(&catalog), id_(id), volume_(&volume), executor_(&executor) {}
-    Hold(Hold&& other) noexcept
-        : catalog_(std::exchange(other.catalog_, nullptr)),
-          id_(other.id_),
-          volume_(other.volume_),
-          executor_(other.executor_) {}
+    // `opened` counts the holder already.
+    Hold(Catalog& catalog, std::shared_ptr<OpenVolume> opened)
+        : catalog_(&catalog), opened_(std::move(opened)) {}
+    Hold(Hold&& other) noexcept = default;
     Hold& operator=(Hold&&) = delete;
     ~Hold() {
-      if (catalog_ != nullptr) catalog_->release(id_, false);
+      if (opened_) catalog_->release(std::move(opened_), false);
     }
-    Volume& volume() const { return *volume_; }
-    Executor& executor() const { return *executor_; }
+    Volume& volume() const { return *opened_->volume; }
+    Executor& executor() const { return *opened_->executor; }
+    const std::shared_ptr<OpenVolume>& opened() const { return opened_; }
 
    private:
     Catalog* catalog_;
-    VolumeId id_;
-    Volume* volume_;
-    Executor* executor_;
+    std::shared_ptr<OpenVolume> opened_;
   };
 
   class ProgressRelay;
@@ -93,9 +94,21 @@ class Catalog final : public Store {
   Task<Result<Hold>> hold_id(VolumeId id, std::string name);
   Task<Result<std::unique_ptr<Volume>>> open_volume(Executor& executor, std::string name,
                                                     VolumeRecord record);
-  void release(VolumeId id, bool session);
-  Task<void> close_when_unused(VolumeId id);
+  // The volume as it is open here, if it is.
+  std::shared_ptr<OpenVolume> find_open(VolumeId id) const;
+  void forget(const OpenVolume& opened);
+  void release(std::shared_ptr<OpenVolume> opened, bool session);
+  Task<void> close_when_unused(std::shared_ptr<OpenVolume> opened);
   Task<void> go_to(Executor& executor);
+
+  // catalog_locks.cc
+  LeasePlace place_of(VolumeId id) { return {engine_, home_, keys_, id, owner_}; }
+  Task<Result<std::optional<LockInfo>>> describe_lock(std::string name, VolumeId id);
+  Task<Result<void>> break_lock_in(kv::Transaction& transaction, VolumeId id,
+                                   std::optional<uint64_t>& broken_epoch);
+  Task<void> take_over_one(std::string name, VolumeId id, uint32_t& taken_count);
+  // Before a change to a volume that is not open here: the tenure in which nobody else is at work on it.
+  Task<Result<std::optional<FenceRecord>>> claim(VolumeId id, std::string name);
 
   // catalog.cc
   Task<Result<std::string>> resolve(std::string name);
@@ -111,7 +124,8 @@ class Catalog final : public Store {
   Task<Result<void>> create_in(kv::Transaction& transaction, const std::string& name,
                                const VolumeRecord& record, LayerId layer);
   Task<Result<void>> remove_in(kv::Transaction& transaction, const std::string& name,
-                               std::optional<VolumeId>& id, JobId job, LayerId& layer);
+                               std::optional<VolumeId>& id, const std::optional<FenceRecord>& claimed,
+                               JobId job, LayerId& layer);
   Task<Result<void>> rename_in(kv::Transaction& transaction, const std::string& name,
                                const std::string& new_name, std::optional<VolumeId>& id);
   Task<Result<void>> check_header();
@@ -139,8 +153,19 @@ class Catalog final : public Store {
   const Options options_;
   const KeySpace keys_;
   Random random_;
-  Fence::Owner owner_{};
-  std::map<VolumeId, OpenVolume> open_;
+  InstanceId owner_{};
+  std::map<VolumeId, std::shared_ptr<OpenVolume>> open_;
+  size_t volumes_count_ = 0;      // open here, those that have left open_ too
+  std::vector<Hold> taken_over_;  // kept until their clients come
+  class GraceTimer final : public TimerWork {
+   public:
+    explicit GraceTimer(Catalog& catalog) : catalog_(catalog) {}
+    void run() noexcept override { catalog_.taken_over_.clear(); }
+
+   private:
+    Catalog& catalog_;
+  };
+  GraceTimer grace_timer_{*this};
   Event open_changed_;  // a volume was opened, closed or failed to open
   size_t next_executor_ = 0;
   bool stopping_ = false;

@@ -17,7 +17,8 @@ Task<void> Catalog::go_to(Executor& executor) {
 Task<Result<std::unique_ptr<Volume>>> Catalog::open_volume(Executor& executor, std::string name,
                                                            VolumeRecord record) {
   co_await go_to(executor);
-  auto volume = co_await Volume::open({engine_, executor, keys_, owner_}, std::move(name), record);
+  auto volume =
+      co_await Volume::open({engine_, executor, keys_, owner_, options_.ownership}, std::move(name), record);
   co_await go_to(home_);
   co_return volume;
 }
@@ -27,55 +28,74 @@ Task<Result<Catalog::Hold>> Catalog::hold(std::string name) {
   co_return co_await hold_id(id, std::move(name));
 }
 
+std::shared_ptr<Catalog::OpenVolume> Catalog::find_open(VolumeId id) const {
+  const auto found = open_.find(id);
+  return found == open_.end() ? nullptr : found->second;
+}
+
+void Catalog::forget(const OpenVolume& opened) {
+  if (const auto found = open_.find(opened.id); found != open_.end() && found->second.get() == &opened)
+    open_.erase(found);
+  open_changed_.notify_all();
+}
+
 Task<Result<Catalog::Hold>> Catalog::hold_id(VolumeId id, std::string name) {
   while (true) {
     if (stopping_) co_return fail(Errc::cancelled, "the server is stopping");
-    const auto found = open_.find(id);
-    if (found == open_.end()) break;
-    if (found->second.volume && !found->second.closing) {
-      ++found->second.holders_count;
-      co_return Hold(*this, id, *found->second.volume, *found->second.executor);
+    const std::shared_ptr<OpenVolume> opened = find_open(id);
+    if (!opened) break;
+    if (opened->volume && !opened->closing) {
+      if (!opened->volume->is_retired()) {
+        ++opened->holders_count;
+        co_return Hold(*this, opened);
+      }
+      // Lost to another server: those who have it see errors, and whoever comes now needs a tenure of his
+      // own.
+      open_.erase(id);
+      break;
     }
     co_await open_changed_.wait();
   }
-  OpenVolume& opening = open_[id];
-  opening.executor = options_.volume_executors[next_executor_++ % options_.volume_executors.size()];
-  opening.holders_count = 1;
+  const auto opening = std::make_shared<OpenVolume>();
+  opening->id = id;
+  opening->executor = options_.volume_executors[next_executor_++ % options_.volume_executors.size()];
+  opening->holders_count = 1;
+  open_[id] = opening;
+  ++volumes_count_;
   Result<std::unique_ptr<Volume>> volume = fail(Errc::not_found, "");
   if (auto records = co_await load(id, name); records) {
-    volume = co_await open_volume(*opening.executor, name, records->volume);
+    volume = co_await open_volume(*opening->executor, name, records->volume);
   } else {
     volume = propagate(records);
   }
   if (!volume) {
-    open_.erase(id);
-    open_changed_.notify_all();
+    --volumes_count_;
+    forget(*opening);
     co_return propagate(volume);
   }
-  opening.volume = std::move(*volume);
-  Hold hold(*this, id, *opening.volume, *opening.executor);
+  opening->volume = std::move(*volume);
+  Hold hold(*this, opening);
   open_changed_.notify_all();
   co_return hold;
 }
 
-void Catalog::release(VolumeId id, bool session) {
+void Catalog::release(std::shared_ptr<OpenVolume> opened, bool session) {
   ASSERT(home_.runs_here());
-  OpenVolume& opened = open_.at(id);
-  ASSERT(opened.holders_count > 0);
-  if (session) --opened.sessions_count;
-  if (--opened.holders_count == 0 && !opened.closing) {
-    opened.closing = true;
-    scope_.spawn(close_when_unused(id));
+  ASSERT(opened->holders_count > 0);
+  if (session) --opened->sessions_count;
+  if (--opened->holders_count == 0 && !opened->closing) {
+    opened->closing = true;
+    scope_.spawn(close_when_unused(std::move(opened)));
   }
 }
 
-Task<void> Catalog::close_when_unused(VolumeId id) {
-  OpenVolume& opened = open_.at(id);
-  co_await go_to(*opened.executor);
-  co_await opened.volume->close();
+Task<void> Catalog::close_when_unused(std::shared_ptr<OpenVolume> opened) {
+  co_await go_to(*opened->executor);
+  co_await opened->volume->close();
+  opened->volume.reset();
   co_await go_to(home_);
-  open_.erase(id);
-  open_changed_.notify_all();
+  --volumes_count_;
+  forget(*opened);
 }
 
 Task<Result<std::vector<block::ExportListing>>> Catalog::list(Executor& executor) {
@@ -92,12 +112,12 @@ Task<Result<std::shared_ptr<block::Export>>> Catalog::open(Executor& executor, s
   ASSIGN_OR_CO_RETURN(const std::string resolved, co_await resolve(std::move(name)));
   ASSIGN_OR_CO_RETURN(const VolumeId id, co_await find(resolved));
   ASSIGN_OR_CO_RETURN(const Hold hold, co_await hold_id(id, resolved));
-  OpenVolume& opened = open_.at(id);
-  ++opened.holders_count;
-  ++opened.sessions_count;
-  co_return std::shared_ptr<block::Export>(opened.volume.get(), [this, id](block::Export*) {
+  const std::shared_ptr<OpenVolume>& opened = hold.opened();
+  ++opened->holders_count;
+  ++opened->sessions_count;
+  co_return std::shared_ptr<block::Export>(opened->volume.get(), [this, opened](block::Export*) {
     // The last owner may let go on any thread.
-    post(home_, [this, id] { release(id, true); });
+    post(home_, [this, opened] { release(opened, true); });
   });
 }
 
@@ -116,7 +136,9 @@ Task<Result<block::ExportInfo>> Catalog::describe(Executor& executor, std::strin
 
 Task<void> Catalog::close() {
   stopping_ = true;
-  while (!open_.empty()) co_await open_changed_.wait();
+  home_.cancel_timer(grace_timer_);
+  taken_over_.clear();
+  while (volumes_count_ > 0) co_await open_changed_.wait();
   co_await scope_.join();
 }
 

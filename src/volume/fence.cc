@@ -11,7 +11,7 @@
 
 namespace fdbnbd::volume {
 
-Fence::Fence(kv::Engine& engine, Executor& executor, std::string key, Owner owner)
+Fence::Fence(kv::Engine& engine, Executor& executor, std::string key, InstanceId owner)
     : engine_(engine),
       executor_(executor),
       key_(std::move(key)),
@@ -19,9 +19,10 @@ Fence::Fence(kv::Engine& engine, Executor& executor, std::string key, Owner owne
       owner_(owner),
       random_(load_be<uint64_t>(owner.data())) {}
 
-Task<Result<void>> Fence::persist(Task<Result<void>> (Fence::*attempt)()) {
+template <typename Attempt>
+Task<Result<void>> Fence::persist(Attempt attempt) {
   for (uint32_t number = 1;; ++number) {
-    Result<void> result = co_await (this->*attempt)();
+    Result<void> result = co_await attempt();
     if (result) co_return result;
     const Errc code = result.error().code;
     if (code != Errc::unknown_result && !kv::is_retryable(code)) co_return result;
@@ -31,25 +32,41 @@ Task<Result<void>> Fence::persist(Task<Result<void>> (Fence::*attempt)()) {
   }
 }
 
-Task<Result<void>> Fence::try_acquire() {
+Error Fence::lost(std::string what) {
+  lost_.store(true, std::memory_order_relaxed);
+  return {Errc::fenced, std::move(what)};
+}
+
+Task<Result<void>> Fence::try_acquire(const std::optional<FenceRecord>& from,
+                                      FunctionRef<void(kv::Transaction&)> along) {
   const std::unique_ptr<kv::Transaction> transaction = engine_.begin(executor_);
   auto value = co_await transaction->get(key_, kv::Isolation::serializable);
   if (!value) co_return propagate(value);
   if (!value->has_value()) co_return fail(Errc::not_found, "the volume has been removed");
   ASSIGN_OR_CO_RETURN(FenceRecord record, FenceRecord::decode(**value));
-  // An attempt with an unknown result may have raised the epoch already: raising it twice does no harm.
+  // An attempt with an unknown result may have made it ours already: raising the epoch twice does no harm.
+  if (from && !record.same_tenure(*from) && record.owner != owner_)
+    co_return fail(Errc::busy, "another server was faster to take the volume");
   ++record.epoch;
   record.owner = owner_;
   transaction->set(key_, record.encode());
+  along(*transaction);
   auto committed = co_await transaction->commit();
   if (!committed) co_return propagate(committed);
   record_ = record;
   co_return Result<void>{};
 }
 
-Task<Result<void>> Fence::acquire() {
-  CO_RETURN_IF_ERROR(co_await persist(&Fence::try_acquire));
+Task<Result<void>> Fence::acquire(std::optional<FenceRecord> from,
+                                  FunctionRef<void(kv::Transaction&)> along) {
+  const auto attempt = [&] { return try_acquire(from, along); };
+  CO_RETURN_IF_ERROR(co_await persist(attempt));
   co_return co_await refresh();
+}
+
+Task<Result<void>> Fence::acquire() {
+  const auto nothing_else = [](kv::Transaction&) {};
+  co_return co_await acquire(std::nullopt, nothing_else);
 }
 
 void Fence::on_committed(kv::Version version) {
@@ -57,22 +74,17 @@ void Fence::on_committed(kv::Version version) {
 }
 
 Task<Result<void>> Fence::try_read() {
-  if (lost_) co_return fail(Errc::fenced, "another server has taken the volume over");
+  if (is_lost()) co_return fail(Errc::fenced, "another server has taken the volume over");
   const std::unique_ptr<kv::Transaction> transaction = engine_.begin(executor_);
   auto read_version = co_await transaction->read_version();
   if (!read_version) co_return propagate(read_version);
   auto value = co_await transaction->get(key_, kv::Isolation::snapshot);
   if (!value) co_return propagate(value);
-  if (!value->has_value()) {
-    lost_ = true;
-    co_return fail(Errc::fenced, "the volume has been removed");
-  }
+  if (!value->has_value()) co_return tl::unexpected(lost("the volume has been removed"));
   ASSIGN_OR_CO_RETURN(const FenceRecord record, FenceRecord::decode(**value));
   if (!record.same_tenure(record_)) {
-    lost_ = true;
-    co_return fail(Errc::fenced,
-                   fmt::format("another server has taken the volume over (epoch {}, ours was {})",
-                               record.epoch, record_.epoch));
+    co_return tl::unexpected(lost(fmt::format(
+        "another server has taken the volume over (epoch {}, ours was {})", record.epoch, record_.epoch)));
   }
   record_ = record;
   version_ = std::max(version_, *read_version);
@@ -80,7 +92,7 @@ Task<Result<void>> Fence::try_read() {
 }
 
 Task<Result<void>> Fence::refresh() {
-  co_return co_await persist(&Fence::try_read);
+  co_return co_await persist([this] { return try_read(); });
 }
 
 Task<Result<void>> Fence::try_barrier() {
@@ -98,7 +110,7 @@ Task<Result<void>> Fence::try_barrier() {
 }
 
 Task<Result<void>> Fence::barrier() {
-  CO_RETURN_IF_ERROR(co_await persist(&Fence::try_barrier));
+  CO_RETURN_IF_ERROR(co_await persist([this] { return try_barrier(); }));
   co_return co_await refresh();
 }
 

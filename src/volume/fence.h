@@ -1,11 +1,14 @@
 #pragma once
 
 #include <array>
+#include <atomic>
 #include <cstdint>
+#include <optional>
 #include <string>
 
 #include "async/executor.h"
 #include "async/task.h"
+#include "base/function.h"
 #include "base/random.h"
 #include "base/result.h"
 #include "kv/engine.h"
@@ -22,17 +25,23 @@ namespace fdbnbd::volume {
 // thread.
 class Fence {
  public:
-  using Owner = std::array<uint8_t, 16>;
+  Fence(kv::Engine& engine, Executor& executor, std::string key, InstanceId owner);
 
-  Fence(kv::Engine& engine, Executor& executor, std::string key, Owner owner);
+  // Takes the volume from whoever holds it, or only while the record is still of the tenure `from` (busy
+  // where it is another one's by now): raises the epoch and makes this process the owner, with what
+  // `along` adds to the transaction (idempotent); then finds the first proven version. not_found where the
+  // volume is gone.
+  Task<Result<void>> acquire(std::optional<FenceRecord> from, FunctionRef<void(kv::Transaction&)> along);
 
-  // Takes the volume over: raises the epoch and makes this process the owner; then finds the first proven
-  // version. not_found where the volume is gone.
+  // From whoever holds it.
   Task<Result<void>> acquire();
 
   kv::Version version() const { return version_; }
   const FenceRecord& record() const { return record_; }
   kv::KeyRange conflict_range() const { return {key_, key_end_}; }
+
+  // Whether the volume was found to be somebody else's: for good. Any thread.
+  bool is_lost() const { return lost_.load(std::memory_order_relaxed); }
 
   // A commit that carried the proof took effect at `version`. Everything up to the version before it is then
   // known to be ours; the same version is not, since another transaction may share it.
@@ -47,21 +56,24 @@ class Fence {
   Task<Result<void>> barrier();
 
  private:
-  Task<Result<void>> try_acquire();
+  Task<Result<void>> try_acquire(const std::optional<FenceRecord>& from,
+                                 FunctionRef<void(kv::Transaction&)> along);
   Task<Result<void>> try_read();
   Task<Result<void>> try_barrier();
   // Repeats `attempt` with back-off while the store is unavailable or the outcome unknown.
-  Task<Result<void>> persist(Task<Result<void>> (Fence::*attempt)());
+  template <typename Attempt>
+  Task<Result<void>> persist(Attempt attempt);
+  Error lost(std::string what);
 
   kv::Engine& engine_;
   Executor& executor_;
   const std::string key_;
   const std::string key_end_;
-  const Owner owner_;
+  const InstanceId owner_;
   Random random_;  // for back-off
   FenceRecord record_;
   kv::Version version_ = 0;
-  bool lost_ = false;
+  std::atomic<bool> lost_ = false;
 };
 
 }  // namespace fdbnbd::volume

@@ -97,6 +97,22 @@ TEST(Format, RecordsAreWhatVersion1Wrote) {
   expect_golden("records_v1.txt", lines);
 }
 
+TEST(Format, OwnershipIsWhatVersion1Wrote) {
+  const KeySpace keys("pre");
+  HeartbeatRecord heartbeat;
+  std::iota(heartbeat.owner.begin(), heartbeat.owner.end(), uint8_t{100});
+  heartbeat.counter = 0x0102030405060708;
+  heartbeat.lease_duration_ms = 5000;
+  heartbeat.holder = "host db1, pid 17";
+  std::string lines;
+  for (const std::string& bytes :
+       {keys.heartbeat(VolumeId{0x0102}), keys.handover(VolumeId{0x0102}), heartbeat.encode(),
+        HandoverRecord{heartbeat.owner, "host db2, pid 18"}.encode()}) {
+    lines += to_hex(bytes) + "\n";
+  }
+  expect_golden("ownership_v1.txt", lines);
+}
+
 template <typename Record>
 void expect_every_damage_is_found(const std::string& value) {
   ASSERT_TRUE(Record::decode(value));
@@ -116,6 +132,9 @@ TEST(Format, ADamagedRecordIsNeverTaken) {
   expect_every_damage_is_found<NameRecord>(NameRecord{}.encode());
   expect_every_damage_is_found<VolumeRecord>(volume.encode());
   expect_every_damage_is_found<FenceRecord>(FenceRecord{}.encode());
+  expect_every_damage_is_found<HeartbeatRecord>(
+      HeartbeatRecord{.owner = {}, .counter = 0, .lease_duration_ms = 0, .holder = "me"}.encode());
+  expect_every_damage_is_found<HandoverRecord>(HandoverRecord{{}, "me"}.encode());
   expect_every_damage_is_found<LayerRecord>(LayerRecord{}.encode());
   expect_every_damage_is_found<UsageRecord>(UsageRecord{}.encode());
   expect_every_damage_is_found<JobRecord>(JobRecord{}.encode());

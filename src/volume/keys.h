@@ -45,6 +45,8 @@ class KeySpace {
   std::string name(std::string_view volume_name) const { return prefix_ + 'V' + std::string(volume_name); }
   std::string volume(VolumeId id) const { return with_id('I', id.value); }
   std::string fence(VolumeId id) const { return with_id('F', id.value); }
+  std::string heartbeat(VolumeId id) const { return with_id('H', id.value); }
+  std::string handover(VolumeId id) const { return with_id('Q', id.value); }
   std::string layer(LayerId id) const { return with_id('L', id.value); }
   std::string usage(LayerId id) const { return with_id('U', id.value); }
   std::string job(JobId id) const { return with_id('T', id.value); }

@@ -27,6 +27,18 @@ Result<void> check_volume_name(std::string_view name) {
   return {};
 }
 
+std::string_view lock_state_name(LockInfo::State state) {
+  switch (state) {
+    case LockInfo::State::ours:
+      return "ours";
+    case LockInfo::State::alive:
+      return "alive";
+    case LockInfo::State::silent:
+      return "silent";
+  }
+  return "?";
+}
+
 std::string_view compression_name(Compression compression) {
   switch (compression) {
     case Compression::none:

@@ -3,6 +3,8 @@
 #include <fmt/core.h>
 #include <xxhash.h>
 
+#include <algorithm>
+
 #include "base/endian.h"
 
 namespace fdbnbd::volume {
@@ -26,6 +28,13 @@ class Writer {
   }
   Writer& put(const std::array<uint8_t, 16>& bytes) {
     value_.append(reinterpret_cast<const char*>(bytes.data()), bytes.size());
+    return *this;
+  }
+  // At most limits::kMaxHolderBytes.
+  Writer& put(const std::string& text) {
+    const auto bytes_count = static_cast<uint8_t>(std::min<size_t>(text.size(), limits::kMaxHolderBytes));
+    put(bytes_count);
+    value_.append(text, 0, bytes_count);
     return *this;
   }
   Writer& put(WallTime time) { return put(static_cast<uint64_t>(time.time_since_epoch().count())); }
@@ -74,6 +83,17 @@ class Reader {
     } else {
       std::memcpy(bytes.data(), rest_.data(), bytes.size());
       rest_.remove_prefix(bytes.size());
+    }
+    return *this;
+  }
+  Reader& take(std::string& text) {
+    uint8_t bytes_count = 0;
+    take(bytes_count);
+    if (rest_.size() < bytes_count) {
+      failed_ = true;
+    } else {
+      text = rest_.substr(0, bytes_count);
+      rest_.remove_prefix(bytes_count);
     }
     return *this;
   }
@@ -176,6 +196,32 @@ Result<FenceRecord> FenceRecord::decode(std::string_view value) {
                       .take(record.owner)
                       .take(record.top_layer.value)
                       .finish());
+  return record;
+}
+
+std::string HeartbeatRecord::encode() const {
+  return Writer('H').put(owner).put(counter).put(lease_duration_ms).put(holder).finish();
+}
+
+Result<HeartbeatRecord> HeartbeatRecord::decode(std::string_view value) {
+  HeartbeatRecord record;
+  ASSIGN_OR_RETURN(Reader reader, Reader::open('H', "heartbeat", value));
+  RETURN_IF_ERROR(reader.take(record.owner)
+                      .take(record.counter)
+                      .take(record.lease_duration_ms)
+                      .take(record.holder)
+                      .finish());
+  return record;
+}
+
+std::string HandoverRecord::encode() const {
+  return Writer('Q').put(requester).put(holder).finish();
+}
+
+Result<HandoverRecord> HandoverRecord::decode(std::string_view value) {
+  HandoverRecord record;
+  ASSIGN_OR_RETURN(Reader reader, Reader::open('Q', "handover", value));
+  RETURN_IF_ERROR(reader.take(record.requester).take(record.holder).finish());
   return record;
 }
 

@@ -52,18 +52,44 @@ struct VolumeRecord {
   static Result<VolumeRecord> decode(std::string_view value);
 };
 
+// One process that serves volumes; zeroes: none.
+using InstanceId = std::array<uint8_t, 16>;
+
 // Who may write a volume, and to which layer. Written by taking over, by snapshots and by barriers; every
 // data commit has it in its read conflicts.
 struct FenceRecord {
-  uint64_t epoch = 0;               // grows with each take-over
-  uint64_t barrier = 0;             // grows with each barrier
-  std::array<uint8_t, 16> owner{};  // the server instance; zeroes: nobody
+  uint64_t epoch = 0;    // grows with each take-over
+  uint64_t barrier = 0;  // grows with each barrier
+  InstanceId owner{};
   LayerId top_layer;
 
+  bool is_free() const { return owner == InstanceId{}; }
   bool same_tenure(const FenceRecord& other) const { return epoch == other.epoch && owner == other.owner; }
 
   std::string encode() const;
   static Result<FenceRecord> decode(std::string_view value);
+};
+
+// The sign of life of a volume's owner. In nobody's conflicts, so that it disturbs no commit.
+struct HeartbeatRecord {
+  InstanceId owner{};
+  uint64_t counter = 0;            // grows with each beat
+  uint32_t lease_duration_ms = 0;  // how long the owner may be silent
+  std::string holder;              // the owner as people know it: host and process
+
+  friend bool operator==(const HeartbeatRecord&, const HeartbeatRecord&) = default;
+
+  std::string encode() const;
+  static Result<HeartbeatRecord> decode(std::string_view value);
+};
+
+// A server asks the owner of a volume to hand it over. The one who takes the volume removes it.
+struct HandoverRecord {
+  InstanceId requester{};
+  std::string holder;  // the requester as people know it
+
+  std::string encode() const;
+  static Result<HandoverRecord> decode(std::string_view value);
 };
 
 enum class LayerState : uint8_t { live = 0, deleting = 1 };

@@ -10,6 +10,7 @@
 #include "async/executor.h"
 #include "async/task.h"
 #include "base/clock.h"
+#include "base/limits.h"
 #include "base/random.h"
 #include "base/result.h"
 #include "block/export.h"
@@ -79,6 +80,36 @@ class Progress {
   ~Progress() = default;
 };
 
+// How a server comes by a volume that another one holds, where several share the store.
+enum class Takeover : uint8_t {
+  when_free,  // once it is free or its holder has given no sign of life for the lease time; busy otherwise
+  handover,   // the holder is asked to finish and let it go
+  force,      // at once; what the holder had not answered is lost to its clients
+};
+
+struct Ownership {
+  Takeover takeover = Takeover::when_free;
+  Duration lease_duration = limits::kLeaseDuration;
+  // This process as people know it: "host db1, pid 17". At most limits::kMaxHolderBytes.
+  std::string holder;
+};
+
+// Who holds a volume, as `lock ls` tells it.
+struct LockInfo {
+  enum class State : uint8_t {
+    ours,    // this process
+    alive,   // the holder has just given a sign of life
+    silent,  // it has not, while we looked; it may be dead
+  };
+  std::string volume;
+  std::string holder;
+  uint64_t epoch = 0;  // grows each time the volume is taken
+  State state = State::silent;
+};
+
+// "ours", "alive", "silent".
+std::string_view lock_state_name(LockInfo::State state);
+
 // Checks the rules of product names: 1 to 255 bytes of UTF-8 without '/', '@' and control characters.
 Result<void> check_volume_name(std::string_view name);
 
@@ -90,6 +121,8 @@ class Store : public block::ExportRegistry {
     std::string key_prefix;
     // The executors that volumes live on; each volume is given one when it is opened. Not empty.
     std::vector<Executor*> volume_executors;
+    // Means nothing in an embedded store, which one process has to itself.
+    Ownership ownership;
     // Where ids come from; 0: from the operating system.
     uint64_t seed = 0;
   };
@@ -121,6 +154,19 @@ class Store : public block::ExportRegistry {
   // Reads and verifies everything that is stored for one volume, or for all and the records between them.
   // Works beside clients.
   virtual Task<Result<CheckReport>> check(std::optional<std::string> name, Progress* progress) = 0;
+
+  // The volumes that somebody holds, in the order of their names. Takes a moment where another process does:
+  // its signs of life are watched for.
+  virtual Task<Result<std::vector<LockInfo>>> list_locks() = 0;
+
+  // Takes the volume from its holder, which then answers its clients with errors, and leaves it free. The
+  // holder's name; empty where nobody held it.
+  virtual Task<Result<std::string>> break_lock(std::string name) = 0;
+
+  // Takes over every volume that another process holds, as the options' ownership says, and keeps it for
+  // limits::kTakeoverGrace or until close(), so that its clients find it here. How many were taken; those
+  // that could not be are in the log.
+  virtual Task<Result<uint32_t>> take_over_held() = 0;
 
   // Where the background work stands: resolves when all removed volumes are reclaimed.
   virtual Task<void> wait_for_reclaim() = 0;

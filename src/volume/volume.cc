@@ -26,7 +26,11 @@ Volume::Volume(Environment environment, std::string name, VolumeRecord record)
       fence_(environment.engine, environment.executor, environment.keys.fence(record.id), environment.owner),
       commits_(environment.engine, environment.executor, fence_),
       random_(record.id.value),
-      size_bytes_(record.size_bytes) {}
+      size_bytes_(record.size_bytes) {
+  if (!engine_.capabilities().shared_between_hosts) return;
+  lease_.emplace(LeasePlace{engine_, executor_, keys_, record_.id, environment.owner}, environment.ownership,
+                 fence_);
+}
 
 uint64_t Volume::blocks_count() const {
   return divide_up(record_.size_bytes, record_.block_bytes());
@@ -71,6 +75,7 @@ Task<Result<std::vector<block::ReadSegment>>> Volume::read(uint64_t offset_bytes
   RangeLock::Guard lock(locks_, span.begin, span.end, RangeLock::Mode::shared);
   co_await lock.acquire();
   CO_RETURN_IF_ERROR(check_inside(offset_bytes, into.size(), Errc::invalid));
+  if (!may_answer_reads()) CO_RETURN_IF_ERROR(co_await check_lease());
   co_return co_await read_locked(offset_bytes, into);
 }
 
@@ -120,6 +125,7 @@ Task<Result<void>> Volume::write(uint64_t offset_bytes, ByteView data, block::Wr
     const BlockSpan span = span_of(offset_bytes, data.size());
     RangeLock::Guard lock(locks_, span.begin, span.end, RangeLock::Mode::exclusive);
     co_await lock.acquire();
+    CO_RETURN_IF_ERROR(check_tenure());
     CO_RETURN_IF_ERROR(check_inside(offset_bytes, data.size(), Errc::past_end));
     CO_RETURN_IF_ERROR(co_await write_locked(offset_bytes, data, BlockState::absent));
   }
@@ -188,6 +194,7 @@ Task<Result<void>> Volume::commit(std::vector<ExtentIntent*> intents) {
 }
 
 Task<Result<void>> Volume::flush() {
+  CO_RETURN_IF_ERROR(check_tenure());
   co_return co_await engine_.sync(executor_);
 }
 
@@ -211,6 +218,7 @@ Task<Result<void>> Volume::clear(uint64_t offset_bytes, uint64_t length_bytes, B
     const BlockSpan span = span_of(offset_bytes, length_bytes);
     RangeLock::Guard lock(locks_, span.begin, span.end, RangeLock::Mode::exclusive);
     co_await lock.acquire();
+    CO_RETURN_IF_ERROR(check_tenure());
     CO_RETURN_IF_ERROR(check_inside(offset_bytes, length_bytes, past_end));
     CO_RETURN_IF_ERROR(co_await clear_locked(offset_bytes, length_bytes, target));
   }
@@ -297,6 +305,7 @@ Task<Result<std::vector<block::StatusExtent>>> Volume::block_status(uint64_t off
                                                                     uint64_t length_bytes,
                                                                     uint32_t extents_limit) {
   CO_RETURN_IF_ERROR(check_inside(offset_bytes, length_bytes, Errc::invalid));
+  if (!may_answer_reads()) CO_RETURN_IF_ERROR(co_await check_lease());
   const uint64_t end_bytes = offset_bytes + length_bytes;
   const BlockSpan span = span_of(offset_bytes, length_bytes);
   std::vector<block::StatusExtent> extents;

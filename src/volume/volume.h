@@ -3,10 +3,12 @@
 #include <atomic>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "async/range_lock.h"
+#include "async/scope.h"
 #include "async/semaphore.h"
 #include "block/export.h"
 #include "kv/engine.h"
@@ -15,6 +17,7 @@
 #include "volume/fence.h"
 #include "volume/intents.h"
 #include "volume/keys.h"
+#include "volume/lease.h"
 #include "volume/presence.h"
 #include "volume/records.h"
 #include "volume/store.h"
@@ -31,10 +34,13 @@ class Volume final : public block::Export {
     kv::Engine& engine;
     Executor& executor;
     const KeySpace& keys;
-    Fence::Owner owner;
+    InstanceId owner;
+    // How the volume is taken where several servers share the store.
+    const Ownership& ownership;
   };
 
-  // Takes the volume over and loads its presence bitmaps. On the environment's executor, as everything below.
+  // Takes the volume and loads its presence bitmaps. busy where another server holds it. On the
+  // environment's executor, as everything below.
   static Task<Result<std::unique_ptr<Volume>>> open(Environment environment, std::string name,
                                                     VolumeRecord record);
 
@@ -66,6 +72,10 @@ class Volume final : public block::Export {
   // Bytes of keys and values that are stored for the volume's blocks.
   Task<Result<uint64_t>> measure_stored_bytes(Progress* progress);
 
+  // Whether the volume is not this process's any more: requests fail, and it has to be opened anew. Any
+  // thread.
+  bool is_retired() const { return fence_.is_lost() || departed_.load(std::memory_order_relaxed); }
+
   // Any thread.
   uint64_t used_bytes() const { return used_bytes_.load(std::memory_order_relaxed); }
   uint64_t size_bytes() const override { return size_bytes_.load(std::memory_order_relaxed); }
@@ -79,6 +89,17 @@ class Volume final : public block::Export {
 
   Volume(Environment environment, std::string name, VolumeRecord record);
 
+  Task<Result<void>> take();
+  // Why the volume takes no requests, if it does not.
+  Result<void> check_tenure() const;
+  // Whether what is in memory of the volume's blocks is true without asking; otherwise check_lease() asks.
+  bool may_answer_reads() const { return !is_retired() && (!lease_ || lease_->allows_reads()); }
+  Task<Result<void>> check_lease();
+  void on_lost();
+  void on_handover();
+  Task<void> drop_presence();
+  Task<void> hand_over();
+  Task<void> release();
   Task<Result<void>> begin_tenure();
   Task<Result<void>> load_presence();
 
@@ -121,12 +142,17 @@ class Volume final : public block::Export {
   std::string name_;
   VolumeRecord record_;
   Fence fence_;
+  std::optional<Lease> lease_;  // where several servers share the store
+  bool closing_ = false;
+  // Another server gets the volume: no request is taken any more.
+  std::atomic<bool> departed_ = false;  // written by the executor's thread
   CommitQueue commits_;
   RangeLock locks_;  // in blocks
   PresenceMap presence_;
   LayerId layer_;  // the top one, which is written
   Random random_;  // for back-off
   Semaphore admission_{limits::kMaxRequestsPerVolume};
+  TaskScope tasks_;                      // that end before close() does
   std::atomic<uint64_t> used_bytes_{0};  // written by the executor's thread
   std::atomic<uint64_t> size_bytes_{0};  // the same
 };

@@ -89,6 +89,8 @@ Task<Result<void>> Volume::check_extents(uint64_t begin_extent, uint64_t end_ext
   co_await lock.acquire();
   VerifyingSink sink(record_.block_bytes());
   CO_RETURN_IF_ERROR(co_await scan_extents(begin_extent, end_extent, sink));
+  // What another server has written since would look like damage.
+  CO_RETURN_IF_ERROR(co_await check_lease());
   const auto found = [&](uint64_t block, std::string what) {
     add_finding(report, {name_, block << record_.block_shift, record_.block_bytes(), std::move(what)});
   };
@@ -169,6 +171,7 @@ Task<Result<uint64_t>> Volume::measure_stored_bytes(Progress* progress) {
       if (progress->cancelled()) co_return tl::unexpected(cancelled());
       progress->on_progress(done_blocks << record_.block_shift, total_bytes);
     }
+    CO_RETURN_IF_ERROR(check_tenure());
     std::optional<uint64_t> populated;
     presence_.for_each_extent(next_extent, UINT64_MAX, [&](uint64_t extent_index, const ExtentBits& bits) {
       populated = extent_index;

@@ -13,11 +13,72 @@ namespace fdbnbd::volume {
 Task<Result<std::unique_ptr<Volume>>> Volume::open(Environment environment, std::string name,
                                                    VolumeRecord record) {
   std::unique_ptr<Volume> volume(new Volume(environment, std::move(name), record));
-  CO_RETURN_IF_ERROR(co_await volume->fence_.acquire());
+  CO_RETURN_IF_ERROR(co_await volume->take());
   volume->layer_ = volume->fence_.record().top_layer;
-  CO_RETURN_IF_ERROR(co_await volume->begin_tenure());
-  CO_RETURN_IF_ERROR(co_await volume->load_presence());
+  Result<void> begun = co_await volume->begin_tenure();
+  if (begun) begun = co_await volume->load_presence();
+  if (!begun) {
+    if (volume->lease_) co_await volume->lease_->stop();
+    co_await volume->tasks_.join();
+    co_return propagate(begun);
+  }
   co_return volume;
+}
+
+Task<Result<void>> Volume::take() {
+  if (!lease_) {
+    // Whoever had an embedded store before us is gone.
+    co_return co_await fence_.acquire();
+  }
+  CO_RETURN_IF_ERROR(co_await lease_->acquire(name_));
+  lease_->start([this] { on_lost(); }, [this] { on_handover(); });
+  co_return Result<void>();
+}
+
+Result<void> Volume::check_tenure() const {
+  if (fence_.is_lost()) {
+    return fail(
+        Errc::fenced,
+        fmt::format("another server has taken volume \"{}\" over; clients have to connect anew", name_));
+  }
+  if (departed_.load(std::memory_order_relaxed))
+    return fail(Errc::cancelled, fmt::format("volume \"{}\" has been handed over to another server", name_));
+  return {};
+}
+
+Task<Result<void>> Volume::check_lease() {
+  CO_RETURN_IF_ERROR(check_tenure());
+  if (lease_) CO_RETURN_IF_ERROR(co_await lease_->renew());
+  co_return check_tenure();
+}
+
+void Volume::on_lost() {
+  log::error("volume \"{}\" has been taken over by another server: its clients get errors from now on",
+             name_);
+  tasks_.spawn(drop_presence());
+}
+
+// What another server has changed must not be answered from here: nothing of it is kept.
+Task<void> Volume::drop_presence() {
+  RangeLock::Guard everything(locks_, 0, UINT64_MAX, RangeLock::Mode::exclusive);
+  co_await everything.acquire();
+  presence_ = PresenceMap();
+}
+
+void Volume::on_handover() {
+  if (closing_) return;  // it is let go in any case
+  departed_.store(true, std::memory_order_relaxed);
+  tasks_.spawn(hand_over());
+}
+
+Task<void> Volume::hand_over() {
+  {
+    RangeLock::Guard everything(locks_, 0, UINT64_MAX, RangeLock::Mode::exclusive);
+    co_await everything.acquire();
+  }
+  co_await lease_->stop();
+  co_await release();
+  log::info("volume \"{}\" has been handed over", name_);
 }
 
 template <typename Body>
@@ -25,6 +86,7 @@ Task<Result<void>> Volume::transact_as_owner(Body& body) {
   auto checked_body = [this, &body](kv::Transaction& transaction) { return run_as_owner(transaction, body); };
   while (true) {
     auto result = co_await kv::transact<void>(engine_, executor_, random_, checked_body);
+    if (!result && result.error().code == Errc::fenced) co_return co_await fence_.refresh();
     if (result || result.error().code != Errc::unknown_result) co_return result;
     CO_RETURN_IF_ERROR(co_await fence_.barrier());
   }
@@ -101,6 +163,14 @@ Task<Result<void>> Volume::commit_record(const VolumeRecord& record) {
 }
 
 Task<void> Volume::close() {
+  closing_ = true;
+  co_await tasks_.join();
+  if (lease_) co_await lease_->stop();
+  co_await tasks_.join();  // the last heartbeat may have found the volume lost
+  if (!is_retired()) co_await release();
+}
+
+Task<void> Volume::release() {
   co_await commits_.idle();
   const std::string usage_key = keys_.usage(layer_);
   const std::string usage = UsageRecord{.data_blocks_count = presence_.data_blocks_count()}.encode();

@@ -192,31 +192,6 @@ TEST_F(VolumeTest, AFullStoreSaysSoAndGoesOnOnceThereIsRoom) {
   EXPECT_EQ(back, pattern(4096, 2));
 }
 
-TEST_F(VolumeTest, AnotherServersTakeOverFencesThisOne) {
-  close();
-  const kv::Capabilities shared{
-      .shared_between_hosts = true, .commits_in_flight = 4, .commits_are_durable = true};
-  open(shared);
-  const auto disk = make(1 << 20);
-  ASSERT_TRUE(run(disk->write(0, pattern(4096, 1), {})));
-  kv::MemoryOptions options;
-  options.disk = disk_;
-  options.capabilities = shared;
-  auto other_engine = kv::open_memory_engine(options).value();
-  Store::Options store_options;
-  store_options.volume_executors = {&loop_};
-  auto other_store = run(open_store(*other_engine, loop_, store_options)).value();
-  auto other_disk = run(other_store->open(loop_, "disk")).value();
-  ASSERT_TRUE(run(other_disk->write(0, pattern(4096, 2), {})));
-  EXPECT_EQ(run(disk->write(0, pattern(4096, 3), {})).error().code, Errc::fenced);
-  EXPECT_EQ(run(disk->write(8192, pattern(4096, 3), {})).error().code, Errc::fenced);
-  std::vector<std::byte> back(4096);
-  ASSERT_TRUE(run(other_disk->read(0, back)));
-  EXPECT_EQ(back, pattern(4096, 2));
-  other_disk.reset();
-  run(other_store->close());
-}
-
 Task<void> write_and_count(block::Export& disk, uint64_t offset, std::vector<std::byte> data,
                            int& done_count) {
   if (co_await disk.write(offset, data, {})) ++done_count;

@@ -91,8 +91,8 @@ struct Server {
         fence(*engine, executor, std::move(fence_key), owner(number)),
         commits(*engine, executor, fence) {}
 
-  static Fence::Owner owner(uint8_t number) {
-    Fence::Owner bytes{};
+  static InstanceId owner(uint8_t number) {
+    InstanceId bytes{};
     bytes.fill(number);
     return bytes;
   }

@@ -1,0 +1,249 @@
+#include "volume/lease.h"
+
+#include <fmt/core.h>
+
+#include <algorithm>
+#include <chrono>
+#include <memory>
+#include <utility>
+
+#include "base/assert.h"
+#include "base/endian.h"
+#include "base/log.h"
+#include "kv/retry.h"
+
+namespace fdbnbd::volume {
+
+namespace {
+
+template <typename Record>
+Task<Result<std::optional<Record>>> get_record(kv::Transaction& transaction, std::string key) {
+  auto value = co_await transaction.get(key, kv::Isolation::snapshot);
+  if (!value) co_return propagate(value);
+  if (!value->has_value()) co_return std::optional<Record>();
+  ASSIGN_OR_CO_RETURN(Record record, Record::decode(**value));
+  co_return std::optional<Record>(std::move(record));
+}
+
+Error held(const std::string& volume_name, const HolderSight& sight) {
+  return {Errc::busy,
+          fmt::format("volume \"{}\" is held by {}, which is alive; stop it there, or take the volume with "
+                      "serve --takeover or lock break",
+                      volume_name, sight.holder())};
+}
+
+Task<Result<void>> ask_for_handover(LeasePlace place, std::string holder) {
+  Random random(load_be<uint64_t>(place.self.data()));
+  const std::string key = place.keys.handover(place.volume);
+  const std::string value = HandoverRecord{place.self, std::move(holder)}.encode();
+  const auto ask = [](kv::Transaction& transaction, const std::string& at,
+                      const std::string& what) -> Task<Result<void>> {
+    transaction.set(at, what);
+    co_return Result<void>();
+  };
+  auto body = [&](kv::Transaction& transaction) { return ask(transaction, key, value); };
+  while (true) {
+    auto asked = co_await kv::transact<void>(place.engine, place.executor, random, body);
+    if (asked || asked.error().code != Errc::unknown_result) co_return asked;
+  }
+}
+
+// One who waits for a volume.
+class Waiter {
+ public:
+  Waiter(LeasePlace place, Ownership ownership, std::string volume_name)
+      : place_(place),
+        ownership_(std::move(ownership)),
+        volume_name_(std::move(volume_name)),
+        watch_(place.self, ownership_.lease_duration),
+        random_(load_be<uint64_t>(place.self.data())) {}
+
+  Task<Result<FenceRecord>> run();
+
+ private:
+  MonotonicTime now() const { return place_.executor.clock().now(); }
+  // What the look means: the tenure that may be replaced, or nothing yet.
+  Task<Result<std::optional<FenceRecord>>> judge(HolderSight sight, HolderWatch::Verdict verdict);
+
+  const LeasePlace place_;
+  const Ownership ownership_;
+  const std::string volume_name_;
+  HolderWatch watch_;
+  Random random_;  // for back-off
+  std::optional<MonotonicTime> asked_for_handover_at_;
+};
+
+Task<Result<FenceRecord>> Waiter::run() {
+  const Duration poll = ownership_.takeover == Takeover::handover
+                            ? Duration(limits::kHandoverPoll)
+                            : ownership_.lease_duration / limits::kLeasePollsPerLease;
+  for (uint32_t failures_count = 0;;) {
+    const MonotonicTime asked_at = now();
+    auto sight = co_await look_at_holder(place_);
+    if (sight) {
+      failures_count = 0;
+      const HolderWatch::Verdict verdict = watch_.look(*sight, asked_at, now());
+      ASSIGN_OR_CO_RETURN(const auto tenure, co_await judge(std::move(*sight), verdict));
+      if (tenure) co_return *tenure;
+      co_await sleep_for(place_.executor, poll);
+    } else {
+      if (!kv::is_retryable(sight.error().code)) co_return propagate(sight);
+      co_await sleep_for(place_.executor, kv::backoff(++failures_count, random_));
+    }
+  }
+}
+
+Task<Result<std::optional<FenceRecord>>> Waiter::judge(HolderSight sight, HolderWatch::Verdict verdict) {
+  using Verdict = HolderWatch::Verdict;
+  if (verdict == Verdict::free || verdict == Verdict::silent || ownership_.takeover == Takeover::force) {
+    if (verdict != Verdict::free) {
+      log::warning("volume \"{}\" is taken from {}: {}", volume_name_, sight.holder(),
+                   verdict == Verdict::silent ? "it gave no sign of life for the lease time" : "by force");
+    }
+    co_return sight.fence;
+  }
+  if (ownership_.takeover == Takeover::when_free) {
+    if (verdict == Verdict::alive) co_return tl::unexpected(held(volume_name_, sight));
+    co_return std::nullopt;
+  }
+  if (!asked_for_handover_at_) {
+    asked_for_handover_at_ = now();
+    CO_RETURN_IF_ERROR(co_await ask_for_handover(place_, ownership_.holder));
+  } else if (now() - *asked_for_handover_at_ > limits::kHandoverTimeout) {
+    co_return tl::unexpected(held(volume_name_, sight));
+  }
+  co_return std::nullopt;
+}
+
+}  // namespace
+
+Task<Result<HolderSight>> look_at_holder(LeasePlace place) {
+  const std::unique_ptr<kv::Transaction> transaction = place.engine.begin(place.executor);
+  ASSIGN_OR_CO_RETURN(auto fence,
+                      co_await get_record<FenceRecord>(*transaction, place.keys.fence(place.volume)));
+  if (!fence) co_return fail(Errc::not_found, "the volume has been removed");
+  HolderSight sight{.fence = *fence, .heartbeat = {}, .handover = {}};
+  ASSIGN_OR_CO_RETURN(sight.heartbeat,
+                      co_await get_record<HeartbeatRecord>(*transaction, place.keys.heartbeat(place.volume)));
+  ASSIGN_OR_CO_RETURN(sight.handover,
+                      co_await get_record<HandoverRecord>(*transaction, place.keys.handover(place.volume)));
+  co_return sight;
+}
+
+Task<Result<FenceRecord>> wait_for_holder(LeasePlace place, Ownership ownership, std::string volume_name) {
+  Waiter waiter(place, std::move(ownership), std::move(volume_name));
+  co_return co_await waiter.run();
+}
+
+Lease::Lease(LeasePlace place, Ownership ownership, Fence& fence)
+    : place_(place),
+      ownership_(std::move(ownership)),
+      fence_key_(place.keys.fence(place.volume)),
+      heartbeat_key_(place.keys.heartbeat(place.volume)),
+      handover_key_(place.keys.handover(place.volume)),
+      fence_(fence) {}
+
+Lease::~Lease() {
+  ASSERT(!started_ && !beating_);
+}
+
+HeartbeatRecord Lease::next_heartbeat() {
+  return {.owner = place_.self,
+          .counter = ++counter_,
+          .lease_duration_ms = static_cast<uint32_t>(
+              std::chrono::duration_cast<std::chrono::milliseconds>(ownership_.lease_duration).count()),
+          .holder = ownership_.holder};
+}
+
+void Lease::on_proven(MonotonicTime begun_at) {
+  const Duration usable =
+      ownership_.lease_duration - ownership_.lease_duration / limits::kLeaseReadMarginDivisor;
+  reads_until_ = std::max(reads_until_, begun_at + usable);
+}
+
+Task<Result<void>> Lease::acquire(std::string volume_name) {
+  const std::string heartbeat = next_heartbeat().encode();
+  const auto announce = [&](kv::Transaction& transaction) {
+    transaction.set(heartbeat_key_, heartbeat);
+    transaction.clear(handover_key_);
+  };
+  while (true) {
+    ASSIGN_OR_CO_RETURN(const FenceRecord from, co_await wait_for_holder(place_, ownership_, volume_name));
+    const MonotonicTime begun_at = place_.executor.clock().now();
+    Result<void> acquired = co_await fence_.acquire(from, announce);
+    if (acquired) {
+      on_proven(begun_at);
+      co_return Result<void>();
+    }
+    if (acquired.error().code != Errc::busy) co_return acquired;
+  }
+}
+
+void Lease::start(UniqueFunction<void()> on_lost, UniqueFunction<void()> on_handover) {
+  on_lost_ = std::move(on_lost);
+  on_handover_ = std::move(on_handover);
+  started_ = true;
+  place_.executor.start_timer(*this, interval());
+}
+
+Task<void> Lease::stop() {
+  if (started_) place_.executor.cancel_timer(*this);
+  started_ = false;
+  co_await scope_.join();
+}
+
+void Lease::run() noexcept {
+  if (!beating_) scope_.spawn(beat());
+  if (started_) place_.executor.start_timer(*this, interval());
+}
+
+Task<void> Lease::beat() {
+  beating_ = true;
+  const Result<void> beaten = co_await try_beat();
+  if (!beaten && beaten.error().code == Errc::conflict) static_cast<void>(co_await fence_.refresh());
+  beating_ = false;
+  if (fence_.is_lost() && started_) {
+    place_.executor.cancel_timer(*this);
+    started_ = false;
+    on_lost_();
+  }
+  beat_ended_.notify_all();
+}
+
+// The fence is read at a fresh version and is in the conflicts: that the beat commits proves that the volume
+// was ours when it began.
+Task<Result<void>> Lease::try_beat() {
+  const MonotonicTime begun_at = place_.executor.clock().now();
+  const std::unique_ptr<kv::Transaction> transaction = place_.engine.begin(place_.executor);
+  auto fence = co_await transaction->get(fence_key_, kv::Isolation::serializable);
+  if (!fence) co_return propagate(fence);
+  if (!fence->has_value()) co_return fail(Errc::conflict, "the volume has been removed");
+  ASSIGN_OR_CO_RETURN(const FenceRecord record, FenceRecord::decode(**fence));
+  if (!record.same_tenure(fence_.record())) co_return fail(Errc::conflict, "the volume has been taken over");
+  ASSIGN_OR_CO_RETURN(const auto handover, co_await get_record<HandoverRecord>(*transaction, handover_key_));
+  transaction->disable_write_conflicts();
+  transaction->set(heartbeat_key_, next_heartbeat().encode());
+  auto committed = co_await transaction->commit();
+  if (!committed) co_return propagate(committed);
+  fence_.on_committed(*committed);
+  on_proven(begun_at);
+  if (handover && handover->requester != place_.self && on_handover_) {
+    log::info("{} asks for a volume that is served here: it is handed over", handover->holder);
+    std::exchange(on_handover_, {})();
+  }
+  co_return Result<void>();
+}
+
+Task<Result<void>> Lease::renew() {
+  Random random(load_be<uint64_t>(place_.self.data()));
+  for (uint32_t attempt = 1; !allows_reads(); ++attempt) {
+    if (fence_.is_lost()) co_return fail(Errc::fenced, "another server has taken the volume over");
+    if (!beating_) scope_.spawn(beat());
+    if (beating_) co_await beat_ended_.wait();
+    if (!allows_reads() && !fence_.is_lost())
+      co_await sleep_for(place_.executor, kv::backoff(attempt, random));
+  }
+  co_return Result<void>();
+}
+
+}  // namespace fdbnbd::volume

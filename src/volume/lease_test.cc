@@ -1,0 +1,303 @@
+#include "volume/lease.h"
+
+#include <gtest/gtest.h>
+
+#include "async/sim_loop.h"
+#include "kv/memory/memory_engine.h"
+#include "volume/store.h"
+
+namespace fdbnbd::volume {
+namespace {
+
+using std::chrono::milliseconds;
+using std::chrono::seconds;
+
+// One server process: its own time, its own engine over the disk that all share.
+struct Host {
+  Host(std::shared_ptr<kv::MemoryDisk> disk, const std::string& holder, uint64_t seed,
+       Takeover takeover = Takeover::when_free)
+      : loop(seed) {
+    kv::MemoryOptions options;
+    options.disk = std::move(disk);
+    options.capabilities = {
+        .shared_between_hosts = true, .commits_in_flight = 4, .commits_are_durable = true};
+    engine = kv::open_memory_engine(options).value();
+    Store::Options store_options;
+    store_options.volume_executors = {&loop};
+    store_options.ownership = {.takeover = takeover, .lease_duration = seconds(5), .holder = holder};
+    store_options.seed = seed;
+    store = loop.run(open_store(*engine, loop, store_options)).value();
+  }
+  ~Host() {
+    disk.reset();
+    if (store) loop.run(store->close());
+  }
+
+  Result<void> open() {
+    auto opened = loop.run(store->open(loop, "disk"));
+    if (!opened) return propagate(opened);
+    disk = std::move(*opened);
+    return {};
+  }
+  Result<void> write(uint8_t stamp, uint64_t offset_bytes = 0) {
+    return loop.run(disk->write(offset_bytes, std::vector<std::byte>(4096, std::byte{stamp}), {}));
+  }
+  Result<uint8_t> read(uint64_t offset_bytes = 0) {
+    std::vector<std::byte> bytes(4096);
+    auto segments = loop.run(disk->read(offset_bytes, bytes));
+    if (!segments) return propagate(segments);
+    return segments->front().is_hole ? uint8_t{0} : static_cast<uint8_t>(bytes[0]);
+  }
+  Task<void> sleep(Duration duration) { co_await sleep_for(loop, duration); }
+  void live(Duration duration) { loop.run(sleep(duration)); }
+  MonotonicTime now() const { return static_cast<const Executor&>(loop).clock().now(); }
+
+  SimLoop loop;
+  std::unique_ptr<kv::MemoryEngine> engine;
+  std::unique_ptr<Store> store;
+  std::shared_ptr<block::Export> disk;
+};
+
+class LeaseTest : public testing::Test {
+ protected:
+  LeaseTest() : disk_(kv::make_memory_disk()), a_(disk_, "host a", 1), b_(disk_, "host b", 2) {
+    EXPECT_TRUE(a_.loop.run(a_.store->create(
+        "disk", {.size_bytes = 1 << 20, .block_bytes = 4096, .compression = Compression::none})));
+    EXPECT_TRUE(a_.open());
+    EXPECT_TRUE(a_.write(1));
+  }
+
+  // Both hosts live for a while, in steps of 100 ms.
+  void live(Host& one, Host& other, Duration duration) {
+    for (Duration done{}; done < duration; done += milliseconds(100)) {
+      one.live(milliseconds(100));
+      other.live(milliseconds(100));
+    }
+  }
+
+  static Task<void> store_open(Host& host, std::optional<Result<std::shared_ptr<block::Export>>>& opened) {
+    opened = co_await host.store->open(host.loop, "disk");
+  }
+  // `taker` opens the disk while `other` lives.
+  Result<void> open_beside(Host& taker, Host& other) {
+    std::optional<Result<std::shared_ptr<block::Export>>> opened;
+    TaskScope scope;
+    scope.spawn(store_open(taker, opened));
+    for (int i = 0; i < 1000 && !opened; ++i) live(taker, other, milliseconds(100));
+    if (!opened) return fail(Errc::timeout, "still waiting after 100 s");
+    if (!*opened) return propagate(*opened);
+    taker.disk = std::move(**opened);
+    return {};
+  }
+
+  std::shared_ptr<kv::MemoryDisk> disk_;
+  Host a_;
+  Host b_;
+};
+
+TEST_F(LeaseTest, AVolumeThatIsServedElsewhereIsBusyAndSaysWhere) {
+  const Result<void> opened = open_beside(b_, a_);
+  ASSERT_FALSE(opened);
+  EXPECT_EQ(opened.error().code, Errc::busy);
+  EXPECT_NE(opened.error().what.find("host a"), std::string::npos) << opened.error().what;
+  EXPECT_TRUE(a_.write(2));
+  EXPECT_EQ(a_.read().value(), 2);
+}
+
+TEST_F(LeaseTest, AVolumeIsFreeAsSoonAsItsHolderLetsItGo) {
+  a_.disk.reset();
+  a_.live(milliseconds(100));
+  const MonotonicTime before = b_.now();
+  ASSERT_TRUE(b_.open());
+  EXPECT_LT(b_.now() - before, seconds(1));
+  EXPECT_EQ(b_.read().value(), 1);
+}
+
+TEST_F(LeaseTest, AHolderThatIsGoneLosesTheVolumeAfterTheLeaseTime) {
+  const MonotonicTime before = b_.now();
+  ASSERT_TRUE(b_.open());  // a_ stands still meanwhile
+  EXPECT_GE(b_.now() - before, seconds(5));
+  EXPECT_LT(b_.now() - before, seconds(7));
+  EXPECT_EQ(b_.read().value(), 1);
+}
+
+TEST_F(LeaseTest, AStoppedServerThatGoesOnChangesNothingAndReadsNothing) {
+  ASSERT_TRUE(b_.open());
+  ASSERT_TRUE(b_.write(7));
+  a_.loop.stand_still(seconds(10));
+  // The first thing it does is to read: its lease has ended, so it has to ask.
+  EXPECT_EQ(a_.read().error().code, Errc::fenced);
+  EXPECT_EQ(a_.write(2).error().code, Errc::fenced);
+  EXPECT_EQ(a_.write(2, 4096).error().code, Errc::fenced);
+  EXPECT_EQ(b_.read().value(), 7);
+  EXPECT_EQ(b_.read(4096).value(), 0);
+}
+
+TEST_F(LeaseTest, AStoppedServersFirstWriteChangesNothing) {
+  ASSERT_TRUE(b_.open());
+  ASSERT_TRUE(b_.write(7));
+  a_.loop.stand_still(milliseconds(1));  // its clock may say anything
+  EXPECT_EQ(a_.write(2).error().code, Errc::fenced);
+  EXPECT_EQ(b_.read().value(), 7);
+}
+
+TEST_F(LeaseTest, AServerThatWasStoppedForAWhileAndNotMissedGoesOn) {
+  a_.loop.stand_still(seconds(60));
+  EXPECT_EQ(a_.read().value(), 1);
+  EXPECT_TRUE(a_.write(2));
+}
+
+TEST_F(LeaseTest, AnIdleServerNoticesThatItHasLost) {
+  Host c(disk_, "host c", 3, Takeover::force);
+  ASSERT_TRUE(c.open());
+  live(a_, c, seconds(3));
+  EXPECT_EQ(a_.read().error().code, Errc::fenced) << "within its lease, but it has been told";
+}
+
+TEST_F(LeaseTest, ForceDoesNotWait) {
+  Host c(disk_, "host c", 3, Takeover::force);
+  const MonotonicTime before = c.now();
+  ASSERT_TRUE(c.open());
+  EXPECT_LT(c.now() - before, seconds(1));
+  ASSERT_TRUE(c.write(5));
+  EXPECT_EQ(a_.write(2).error().code, Errc::fenced);
+}
+
+TEST_F(LeaseTest, AfterItHasLostAServerTakesTheVolumeBackWhenItIsFree) {
+  ASSERT_TRUE(b_.open());
+  ASSERT_TRUE(b_.write(7));
+  EXPECT_EQ(a_.write(2).error().code, Errc::fenced);
+  const std::shared_ptr<block::Export> lost = a_.disk;
+  EXPECT_EQ(open_beside(a_, b_).error().code, Errc::busy);
+  b_.disk.reset();
+  b_.live(milliseconds(100));
+  ASSERT_TRUE(a_.open());
+  EXPECT_EQ(a_.read().value(), 7);
+  EXPECT_TRUE(a_.write(8));
+  // A client that was there before must not go on as if nothing had happened.
+  EXPECT_EQ(a_.loop.run(lost->flush()).error().code, Errc::fenced);
+}
+
+TEST_F(LeaseTest, WhileTheStoreAnswersNobodyNobodyLosesItsVolume) {
+  std::optional<Result<std::shared_ptr<block::Export>>> opened;
+  TaskScope scope;
+  scope.spawn(store_open(b_, opened));
+  live(a_, b_, milliseconds(500));
+  a_.engine->faults().set_unavailable(true);
+  b_.engine->faults().set_unavailable(true);
+  live(a_, b_, seconds(30));
+  EXPECT_FALSE(opened);
+  // The one who waits is the first to be answered.
+  b_.engine->faults().set_unavailable(false);
+  live(b_, a_, seconds(3));
+  EXPECT_FALSE(opened) << "taken from a holder that could not speak";
+  a_.engine->faults().set_unavailable(false);
+  live(a_, b_, seconds(3));
+  ASSERT_TRUE(opened);
+  EXPECT_EQ(opened->error().code, Errc::busy);
+  EXPECT_TRUE(a_.write(3));
+}
+
+TEST_F(LeaseTest, ReadsOfAServerThatCannotReachTheStoreWait) {
+  a_.engine->faults().set_unavailable(true);
+  live(a_, b_, seconds(10));
+  std::optional<Result<std::shared_ptr<block::Export>>> unused;
+  std::vector<std::byte> bytes(4096);
+  bool done = false;
+  TaskScope scope;
+  auto task = a_.disk->block_status(0, 4096, 1);
+  const auto wait_for = [](auto status, bool& is_done) -> Task<void> {
+    EXPECT_TRUE(co_await std::move(status));
+    is_done = true;
+  };
+  scope.spawn(wait_for(std::move(task), done));
+  live(a_, b_, seconds(5));
+  EXPECT_FALSE(done) << "answered from memory that may be another server's past";
+  a_.engine->faults().set_unavailable(false);
+  live(a_, b_, seconds(3));
+  EXPECT_TRUE(done);
+}
+
+TEST_F(LeaseTest, AHandoverLosesNothingAndDoesNotWaitForTheLease) {
+  Host c(disk_, "host c", 3, Takeover::handover);
+  const MonotonicTime before = c.now();
+  ASSERT_TRUE(a_.write(4));
+  ASSERT_TRUE(open_beside(c, a_));
+  EXPECT_LT(c.now() - before, milliseconds(2500));
+  EXPECT_EQ(c.read().value(), 4);
+  EXPECT_TRUE(c.write(5));
+  // The old one's clients get no error: their connections end, and they ask again elsewhere.
+  EXPECT_EQ(a_.write(6).error().code, Errc::cancelled);
+  EXPECT_EQ(a_.read().error().code, Errc::cancelled);
+  EXPECT_EQ(c.read().value(), 5);
+}
+
+TEST_F(LeaseTest, DuringAHandoverTheOldServerDoesNotTakeTheVolumeBack) {
+  Host c(disk_, "host c", 3, Takeover::handover);
+  std::optional<Result<std::shared_ptr<block::Export>>> wanted;
+  std::optional<Result<std::shared_ptr<block::Export>>> back;
+  TaskScope scope;
+  scope.spawn(store_open(c, wanted));
+  c.live(milliseconds(100));
+  a_.live(seconds(2));  // it has seen the request, and the requester has not come yet
+  EXPECT_EQ(a_.write(6).error().code, Errc::cancelled);
+  scope.spawn(store_open(a_, back));
+  a_.live(seconds(1));
+  EXPECT_FALSE(back);
+  live(c, a_, seconds(2));
+  ASSERT_TRUE(wanted && *wanted);
+  live(c, a_, seconds(10));
+  ASSERT_TRUE(back);
+  EXPECT_EQ(back->error().code, Errc::busy);
+}
+
+TEST_F(LeaseTest, ABrokenLockFreesTheVolume) {
+  EXPECT_EQ(b_.loop.run(b_.store->break_lock("disk")).value(), "host a");
+  ASSERT_TRUE(b_.open());
+  EXPECT_TRUE(b_.write(7));
+  EXPECT_EQ(a_.write(2).error().code, Errc::fenced);
+  EXPECT_EQ(b_.loop.run(b_.store->break_lock("nothing")).error().code, Errc::not_found);
+}
+
+TEST_F(LeaseTest, LocksAreListedWithTheirHolders) {
+  const auto ours = a_.loop.run(a_.store->list_locks()).value();
+  ASSERT_EQ(ours.size(), 1U);
+  EXPECT_EQ(ours[0].volume, "disk");
+  EXPECT_EQ(ours[0].holder, "host a");
+  EXPECT_EQ(ours[0].state, LockInfo::State::ours);
+  const auto silent = b_.loop.run(b_.store->list_locks()).value();  // a_ stands still
+  ASSERT_EQ(silent.size(), 1U);
+  EXPECT_EQ(silent[0].state, LockInfo::State::silent);
+}
+
+TEST_F(LeaseTest, AVolumeThatIsServedElsewhereIsNotRemoved) {
+  std::optional<Result<void>> removed;
+  const auto remove = [](Host& host, std::optional<Result<void>>& result) -> Task<void> {
+    result = co_await host.store->remove("disk");
+  };
+  TaskScope scope;
+  scope.spawn(remove(b_, removed));
+  live(a_, b_, seconds(8));
+  ASSERT_TRUE(removed);
+  EXPECT_EQ(removed->error().code, Errc::busy);
+  EXPECT_TRUE(a_.write(2));
+}
+
+TEST_F(LeaseTest, AllVolumesOfAnotherServerAreTakenOverAtOnce) {
+  Host c(disk_, "host c", 3, Takeover::handover);
+  std::optional<Result<uint32_t>> taken;
+  const auto take = [](Host& host, std::optional<Result<uint32_t>>& result) -> Task<void> {
+    result = co_await host.store->take_over_held();
+  };
+  TaskScope scope;
+  scope.spawn(take(c, taken));
+  live(c, a_, seconds(3));
+  ASSERT_TRUE(taken && *taken);
+  EXPECT_EQ(**taken, 1U);
+  EXPECT_EQ(open_beside(a_, c).error().code, Errc::busy) << "kept for the clients that come over";
+  ASSERT_TRUE(open_beside(c, a_));
+  EXPECT_EQ(c.read().value(), 1);
+}
+
+}  // namespace
+}  // namespace fdbnbd::volume
