@@ -11,6 +11,7 @@
 #include "cli/exit_status.h"
 #include "cli/output.h"
 #include "cli/progress.h"
+#include "server/open_engine.h"
 
 namespace fdbnbd::cli {
 namespace {
@@ -92,5 +93,7 @@ int run(int argc, char** argv) {
 }  // namespace fdbnbd::cli
 
 int main(int argc, char** argv) {
-  return fdbnbd::cli::run(argc, argv);
+  const int status = fdbnbd::cli::run(argc, argv);
+  fdbnbd::server::shut_down_engines();
+  return status;
 }

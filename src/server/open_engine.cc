@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "kv/fdb/fdb_engine.h"
+#include "kv/fdb/network.h"
 #include "kv/memory/memory_engine.h"
 #include "kv/rocks/rocks_engine.h"
 #include "net/fd.h"
@@ -64,6 +65,10 @@ Result<std::unique_ptr<kv::Engine>> open_distributed(const ServerOptions& option
 std::string key_prefix(const config::StoreUrl& store) {
   if (store.kind != Kind::fdb) return {};
   return (store.prefix.empty() ? "fdb-nbd" : store.prefix) + "/";
+}
+
+void shut_down_engines() {
+  kv::fdb::stop_network();
 }
 
 Result<std::unique_ptr<kv::Engine>> open_engine(const ServerOptions& options) {

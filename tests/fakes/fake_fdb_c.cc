@@ -410,13 +410,23 @@ fdb_error_t fdb_setup_network() {
 }
 
 fdb_error_t fdb_run_network() {
+  // As the real library's: made when the network runs, destroyed early at exit, and needed to the end.
+  static std::atomic<bool> is_destroyed = false;
+  struct Late {
+    ~Late() { is_destroyed = true; }
+  };
+  static const Late late;
   Network& source = network();
   while (true) {
+    if (is_destroyed) std::abort();
     std::vector<CommitTask> batch;
     std::function<void()> task;
     {
       std::unique_lock lock(source.mutex);
-      if (source.stopping) return 0;
+      if (source.stopping) {
+        if (is_destroyed) std::abort();
+        return 0;
+      }
       if (pick_commits_first() || source.tasks.empty()) batch = take_commits(source.commits);
       if (batch.empty()) {
         if (source.tasks.empty()) {

@@ -36,7 +36,8 @@ NetworkOption parse_network_option(std::string_view text);
 // stopped. Any thread.
 Result<const Api*> start_network(std::string_view library_path, const std::vector<NetworkOption>& options);
 
-// Stops the network and joins its thread; nothing of the library may be in use. Also done at exit.
+// Stops the network and joins its thread; nothing of the library may be in use. To be called before main()
+// returns: objects that the library made meanwhile are destroyed before the end of the process stops it.
 // Any thread.
 void stop_network();
 
