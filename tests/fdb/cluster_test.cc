@@ -7,7 +7,7 @@
 #include "async/run_loop.h"
 #include "kv/conformance_testing.h"
 #include "kv/fdb/fdb_engine.h"
-#include "kv/fdb/network.h"
+#include "kv/fdb/stop_network_testing.h"
 
 namespace fdbnbd::kv {
 namespace {
@@ -29,13 +29,6 @@ std::unique_ptr<Engine> open_emptied(uint64_t) {
   EXPECT_TRUE(emptied) << emptied.error().what;
   return std::move(*engine);
 }
-
-class ClientStop : public testing::Environment {
- public:
-  void TearDown() override { fdb::stop_network(); }
-};
-
-const testing::Environment* const kClientStop = testing::AddGlobalTestEnvironment(new ClientStop);
 
 INSTANTIATE_TEST_SUITE_P(
     Cluster, EngineConformance,

@@ -16,6 +16,7 @@
 #include "base/random.h"
 #include "kv/fdb/fake_fdb_testing.h"
 #include "kv/fdb/fdb_engine.h"
+#include "kv/fdb/stop_network_testing.h"
 #include "volume/commit_queue.h"
 #include "volume/fence.h"
 #include "volume/store.h"

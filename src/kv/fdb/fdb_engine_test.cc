@@ -16,6 +16,7 @@
 
 #include "kv/conformance_testing.h"
 #include "kv/fdb/fake_fdb_testing.h"
+#include "kv/fdb/stop_network_testing.h"
 #include "kv/mutations.h"
 
 namespace fdbnbd::kv {
