@@ -138,6 +138,11 @@ inline constexpr uint64_t kTransferStatusBytes = kGiB;  // asked for in one BLOC
 inline constexpr uint32_t kMaxBenchDepth = 1024;
 inline constexpr uint32_t kMaxBenchSeconds = 3600;
 
+// Disks of other programs that are imported.
+inline constexpr uint32_t kMaxLegacyBlockBytes = kMiB;
+inline constexpr uint32_t kMaxLegacyLayers = 256;    // a disk and what it is a snapshot of, of that, ...
+inline constexpr uint32_t kMaxLegacyNamesShown = 8;  // where the one that was asked for is not there
+
 // The longest legal META_CONTEXT request fits.
 static_assert(kMaxOptionBytes >= 4 + kMaxStringBytes + 4 + kMaxMetaQueries * (4 + kMaxStringBytes));
 static_assert(kMaxHolderBytes <= 255);  // a byte for the length

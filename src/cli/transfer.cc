@@ -35,24 +35,6 @@ tl::unexpected<Error> system_error(std::string_view what) {
               fmt::format("{}: {}", what, std::strerror(error)));
 }
 
-Result<void> check_interrupt() {
-  if (interrupted()) return fail(Errc::cancelled, "interrupted");
-  return {};
-}
-
-// Where the bytes of an import come from: stretches in order, without gaps.
-class Source {
- public:
-  virtual ~Source() = default;
-
-  struct Stretch {
-    uint64_t length_bytes = 0;  // 0: the end
-    bool is_hole = false;       // zeroes, and nothing was put into the memory
-  };
-  // The next stretch; what is no hole fills the beginning of `into`.
-  virtual Result<Stretch> next(MutableByteView into) = 0;
-};
-
 Result<size_t> read_fully(int fd, MutableByteView into) {
   size_t filled = 0;
   while (filled < into.size()) {
@@ -66,7 +48,7 @@ Result<size_t> read_fully(int fd, MutableByteView into) {
   return filled;
 }
 
-class PipeSource final : public Source {
+class PipeSource final : public ByteSource {
  public:
   explicit PipeSource(int fd) : fd_(fd) {}
 
@@ -79,7 +61,7 @@ class PipeSource final : public Source {
   const int fd_;
 };
 
-class FileSource final : public Source {
+class FileSource final : public ByteSource {
  public:
   FileSource(int fd, uint64_t size_bytes) : fd_(fd), size_bytes_(size_bytes) {}
 
@@ -131,10 +113,10 @@ class Importer {
   Importer(NbdDisk& disk, ImportOptions options, ProgressDisplay& display)
       : disk_(disk), options_(options), display_(display) {}
 
-  Result<uint64_t> run(Source& source, uint64_t total_bytes) {
+  Result<uint64_t> run(ByteSource& source, uint64_t total_bytes) {
     while (true) {
       auto memory = std::make_shared<std::vector<std::byte>>(kTransferRequestBytes);
-      ASSIGN_OR_RETURN(const Source::Stretch stretch, source.next(*memory));
+      ASSIGN_OR_RETURN(const ByteSource::Stretch stretch, source.next(*memory));
       if (stretch.length_bytes == 0) break;
       if (stretch.length_bytes > disk_.size_bytes() - offset_bytes_) {
         return fail(Errc::no_space, fmt::format("the data is larger than the volume, which has {} bytes",
@@ -286,18 +268,41 @@ class Exporter {
 
 }  // namespace
 
+Result<NbdDisk> open_disk(StoreAccess& access, const std::string& name) {
+  ASSIGN_OR_RETURN(control::Client client, access.connect());
+  ASSIGN_OR_RETURN(net::OwnedFd socket, std::move(client).start_nbd());
+  return NbdDisk::open(std::move(socket), name);
+}
+
+tl::unexpected<Error> file_error(std::string_view doing, const std::string& path, int error) {
+  const Errc code = error == ENOENT                      ? Errc::not_found
+                    : error == EACCES || error == EPERM  ? Errc::permission
+                    : error == ENOSPC || error == EDQUOT ? Errc::no_space
+                                                         : Errc::io;
+  return fail(code, fmt::format("cannot {} {}: {}", doing, path, std::strerror(error)));
+}
+
+Result<void> check_interrupt() {
+  if (interrupted()) return fail(Errc::cancelled, "interrupted");
+  return {};
+}
+
+Result<uint64_t> import_bytes(ByteSource& source, uint64_t total_bytes, NbdDisk& disk, ImportOptions options,
+                              ProgressDisplay& display) {
+  return Importer(disk, options, display).run(source, total_bytes);
+}
+
 Result<uint64_t> import_bytes(int fd, NbdDisk& disk, ImportOptions options, ProgressDisplay& display) {
-  Importer importer(disk, options, display);
   struct stat status{};
   if (::fstat(fd, &status) != 0) return system_error("cannot read the data to import");
   if (S_ISREG(status.st_mode) || S_ISBLK(status.st_mode)) {
     const off_t end = ::lseek(fd, 0, SEEK_END);
     if (end < 0) return system_error("cannot read the data to import");
     FileSource source(fd, static_cast<uint64_t>(end));
-    return importer.run(source, static_cast<uint64_t>(end));
+    return import_bytes(source, static_cast<uint64_t>(end), disk, options, display);
   }
   PipeSource source(fd);
-  return importer.run(source, 0);
+  return import_bytes(source, 0, disk, options, display);
 }
 
 Result<void> export_bytes(NbdDisk& disk, int fd, ExportOptions options, ProgressDisplay& display) {

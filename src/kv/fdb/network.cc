@@ -61,8 +61,7 @@ constexpr KnownOption kKnownOptions[] = {
     {"client_tmp_dir", 91, Kind::text},
 };
 
-// The running network. Made after the library was loaded, so that at exit it is stopped before the library's
-// own objects go.
+// The running network.
 class Network {
  public:
   Network(Api api, std::vector<NetworkOption> options) : api_(std::move(api)), options_(std::move(options)) {}
