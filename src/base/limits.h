@@ -44,6 +44,7 @@ inline constexpr uint32_t kReceiveBufferBytes = 128 * kKiB;
 inline constexpr auto kSendStallTimeout = std::chrono::seconds(60);  // no byte taken by the peer
 inline constexpr auto kContendedStallTimeout =
     std::chrono::seconds(5);                                        // the same while others wait for memory
+inline constexpr auto kStopTimeout = std::chrono::seconds(40);  // SIGTERM: all of it, the store included
 inline constexpr auto kShutdownTimeout = std::chrono::seconds(30);  // SIGTERM: to answer what is in flight
 // A peer holds its memory only while it moves at least this much per stall timeout...
 inline constexpr uint64_t kMinProgressBytes = 64 * kKiB;

@@ -11,6 +11,7 @@
 #include "cli/commands.h"
 #include "cli/output.h"
 #include "cli/serve_options.h"
+#include "cli/store_access.h"
 #include "net/io_loop.h"
 #include "net/service_manager.h"
 #include "net/signals.h"
@@ -97,7 +98,7 @@ Result<void> serve(const Context& context, const ServeFlags& flags) {
   loop.run();
   net::notify_service_manager("STOPPING=1");
   log::info("stopping");
-  server->stop();
+  stop_or_exit(*server);
   loop.run(signals.stop());
   return {};
 }

@@ -3,8 +3,12 @@
 #include <fmt/core.h>
 
 #include <chrono>
+#include <cstdlib>
 #include <thread>
 #include <utility>
+
+#include "cli/exit_status.h"
+#include "cli/output.h"
 
 namespace fdbnbd::cli {
 
@@ -35,13 +39,19 @@ Result<std::unique_ptr<server::Server>> start_here(const StoreUrl& store, const 
 
 }  // namespace
 
+void stop_or_exit(server::Server& server) {
+  if (server.stop()) return;
+  print_error("fdb-nbd: the store does not answer; leaving it as it is\n");
+  std::_Exit(static_cast<int>(ExitStatus::unreachable));
+}
+
 StoreAccess::StoreAccess(std::string control_path, control::Client client)
     : control_path_(std::move(control_path)), client_(std::move(client)) {}
 StoreAccess::StoreAccess(std::unique_ptr<server::Server> server) : server_(std::move(server)) {}
 StoreAccess::StoreAccess(StoreAccess&&) noexcept = default;
 
 StoreAccess::~StoreAccess() {
-  if (server_) server_->stop();
+  if (server_) stop_or_exit(*server_);
 }
 
 Result<StoreAccess> StoreAccess::open(const StoreUrl& store, const config::FdbClient& fdb, Missing missing) {

@@ -12,6 +12,9 @@
 
 namespace fdbnbd::cli {
 
+// Stops the server; where the store does not answer, ends the process, with a line that says so.
+void stop_or_exit(server::Server& server);
+
 // The way to a store: the running server that holds it, or a server in this process for as long as this
 // lives.
 class StoreAccess {

@@ -23,7 +23,7 @@ using Kind = config::StoreUrl::Kind;
 std::optional<std::string> lock_holder(const std::string& directory) {
   const net::OwnedFd file(::open((directory + "/LOCK").c_str(), O_RDWR | O_CLOEXEC));
   if (!file) return std::nullopt;
-  struct flock lock {};
+  struct flock lock{};
   lock.l_type = F_WRLCK;
   lock.l_whence = SEEK_SET;
   if (::fcntl(file.get(), F_GETLK, &lock) != 0 || lock.l_type == F_UNLCK || lock.l_pid <= 0)

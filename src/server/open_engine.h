@@ -14,8 +14,8 @@ namespace fdbnbd::server {
 // answer; invalid for one that is only for clients.
 Result<std::unique_ptr<kv::Engine>> open_engine(const ServerOptions& options);
 
-// Ends what engines have running for the whole process: FoundationDB's network thread. Once no engine is left,
-// and before main() returns: the library's own objects are destroyed behind it, in any order.
+// Ends what engines have running for the whole process: FoundationDB's network thread. Once no engine is
+// left, and before main() returns: the library's own objects are destroyed behind it, in any order.
 void shut_down_engines();
 
 // What the keys of the store begin with: a cluster is shared with others, an embedded store is not.

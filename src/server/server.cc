@@ -66,7 +66,7 @@ class RunningServer final : public Server, private control::StatusSource {
   std::vector<std::string> addresses() const override { return addresses_; }
   Result<net::OwnedFd> connect_control() override;
   void serve_descriptors(int in, int out, UniqueFunction<void()> on_end) override;
-  void stop() override;
+  bool stop() override;
 
  private:
   net::IoLoop& home() { return threads_.front()->loop(); }
@@ -107,6 +107,7 @@ class RunningServer final : public Server, private control::StatusSource {
   std::unique_ptr<net::Acceptor> control_acceptor_;
   TaskScope tasks_;  // end when the server stops
   TaskScope calls_;  // of run_at_home()
+  std::promise<void> stopped_;
 };
 
 template <typename T>
@@ -305,10 +306,13 @@ control::StatusReply RunningServer::status() {
               threads_count * (limits::kPooledBufferBytes + options_.limits.receive_buffer_bytes)};
 }
 
-void RunningServer::stop() {
-  run_at_home(shut_down());
+bool RunningServer::stop() {
+  std::future<void> stopped = stopped_.get_future();
+  post(home(), [this] { calls_.spawn(deliver(shut_down(), stopped_)); });
+  if (stopped.wait_for(limits::kStopTimeout) == std::future_status::timeout) return false;
   threads_.clear();
   engine_.reset();
+  return true;
 }
 
 Task<void> RunningServer::shut_down() {
@@ -336,7 +340,8 @@ Result<std::unique_ptr<Server>> Server::start(ServerOptions options) {
   auto server = std::make_unique<RunningServer>(std::move(options));
   auto opened = server->open();
   if (!opened) {
-    server->stop();
+    // Where the store has stopped answering meanwhile, what waits for it stays behind.
+    if (!server->stop()) static_cast<void>(server.release());
     return propagate(opened);
   }
   return server;

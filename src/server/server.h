@@ -79,7 +79,10 @@ class Server {
 
   // Stops accepting and reading, answers what is in flight, closes the store. Waits for all that, at most
   // limits::kShutdownTimeout for clients that take no answers. Once.
-  virtual void stop() = 0;
+  //
+  // False where the store has not answered within limits::kStopTimeout: tasks wait for it, so the server can
+  // neither be destroyed nor used, and the process has to end as by a kill, which the store survives.
+  [[nodiscard]] virtual bool stop() = 0;
 };
 
 }  // namespace fdbnbd::server
