@@ -1,5 +1,5 @@
 // What every engine must do, on the cluster of FDB_NBD_TEST_CLUSTER_FILE, which this empties. Run by
-// cluster_test.py.
+// with_cluster.py.
 
 #include <cstdlib>
 #include <string>

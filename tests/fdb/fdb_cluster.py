@@ -1,10 +1,12 @@
-"""A FoundationDB of one process, in a directory of its own and on a free port, for tests and benchmarks."""
+"""A FoundationDB in a directory of its own and on free ports, for tests and benchmarks."""
 
+import ctypes
 import ctypes.util
 import json
 import os
 import pathlib
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
@@ -12,7 +14,10 @@ import time
 
 SKIPPED = 77
 START_TIMEOUT_S = 60
+STATUS_TIMEOUT_S = 30
 LIBRARIES = ["/usr/lib/libfdb_c.so", "/usr/lib64/libfdb_c.so", "/usr/local/lib/libfdb_c.so"]
+PR_SET_PDEATHSIG = 1
+LIBC = ctypes.CDLL(None)
 
 
 def find_tool(name):
@@ -31,33 +36,80 @@ def missing():
     return "fdbserver, fdbcli or libfdb_c.so is not installed (packages foundationdb-server, -clients)"
 
 
-def free_port():
+def free_port(host="127.0.0.1"):
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
+        probe.bind((host, 0))
         return probe.getsockname()[1]
 
 
-class Cluster:
-    """Runs from __enter__ to __exit__; `engine` is one of fdbcli's storage engines: memory, ssd."""
+def die_with_parent():
+    """Run in a child before its program: SIGKILL reaches it when this process ends, however it ends."""
+    LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
-    def __init__(self, engine="ssd", directory=None):
-        self.engine = engine
-        self.root = pathlib.Path(tempfile.mkdtemp(prefix="fdb-nbd-cluster-", dir=directory))
-        self.cluster_file = self.root / "fdb.cluster"
+
+class Process:
+    """One fdbserver, which keeps its address and its data over any number of starts."""
+
+    def __init__(self, cluster, number, address):
+        self.cluster, self.number, self.address = cluster, number, address
+        self.directory = cluster.root / f"process-{number}"
+        for name in ("data", "log"):
+            (self.directory / name).mkdir(parents=True)
         self.process = None
 
-    def __enter__(self):
-        address = f"127.0.0.1:{free_port()}"
-        self.cluster_file.write_text(f"test:test@{address}\n")
-        for name in ("data", "log"):
-            (self.root / name).mkdir()
-        with open(self.root / "server.out", "wb") as output:
+    def start(self):
+        with open(self.directory / "out", "ab") as output:
             self.process = subprocess.Popen(
-                [find_tool("fdbserver"), "-p", address, "-l", "public", "-C", self.cluster_file,
-                 "-d", self.root / "data", "-L", self.root / "log", "--knob_min_trace_severity=20"],
-                stdout=output, stderr=output)
+                [*self.cluster.launcher, find_tool("fdbserver"), "-p", self.address, "-l", "public",
+                 "-C", self.cluster.cluster_file, "-d", self.directory / "data", "-L", self.directory / "log",
+                 "--locality-machineid", f"m{self.number}", "--locality-zoneid", f"z{self.number}",
+                 "--memory", "4GiB", "--cache-memory", "256MiB", "--knob_min_trace_severity=20"],
+                stdin=subprocess.DEVNULL, stdout=output, stderr=output, preexec_fn=die_with_parent)
+
+    def kill(self):
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+
+    def pause(self):
+        self.process.send_signal(signal.SIGSTOP)
+
+    def resume(self):
+        self.process.send_signal(signal.SIGCONT)
+
+    def has_ended(self):
+        return self.process is None or self.process.poll() is not None
+
+    def output(self):
+        return (self.directory / "out").read_text(errors="replace")
+
+
+class Cluster:
+    """Runs from __enter__ to __exit__.
+
+    engine: one of fdbcli's storage engines: memory, ssd. processes: one makes `single`, five or more make `double` with
+    three coordinators, each process a machine of its own. host: the address to listen on. launcher: what runs fdbserver,
+    such as ["ip", "netns", "exec", NAME]; `cli` uses it, too.
+    """
+
+    def __init__(self, engine="ssd", directory=None, processes=1, host="127.0.0.1", launcher=()):
+        self.engine = engine
+        self.host = host
+        self.launcher = list(launcher)
+        self.redundancy = "double" if processes >= 5 else "single"
+        self.root = pathlib.Path(tempfile.mkdtemp(prefix="fdb-nbd-cluster-", dir=directory))
+        self.cluster_file = self.root / "fdb.cluster"
+        local = not self.launcher
+        self.processes = [Process(self, number, f"{host}:{free_port(host) if local else 4500 + number}") for number in range(processes)]
+
+    def __enter__(self):
+        coordinators = ",".join(p.address for p in self.processes[:3 if self.redundancy == "double" else 1])
+        self.cluster_file.write_text(f"test:test@{coordinators}\n")
         try:
+            for process in self.processes:
+                process.start()
             self.configure()
+            self.wait_until_healthy()
         except BaseException:
             self.__exit__()
             raise
@@ -66,27 +118,56 @@ class Cluster:
     def configure(self):
         deadline = time.monotonic() + START_TIMEOUT_S
         while True:
-            configured = self.cli(f"configure new single {self.engine}")
+            configured = self.cli(f"configure new {self.redundancy} {self.engine}")
             if configured.returncode == 0 or "already" in configured.stdout:
                 return
-            if self.process.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError((self.root / "server.out").read_text() + configured.stdout + configured.stderr)
+            if any(p.has_ended() for p in self.processes) or time.monotonic() > deadline:
+                raise RuntimeError("".join(p.output() for p in self.processes) + configured.stdout + configured.stderr)
             time.sleep(0.2)
 
     def __exit__(self, *exception):
-        if self.process is not None:
-            self.process.kill()
-            self.process.wait()
+        for process in self.processes:
+            process.kill()
         shutil.rmtree(self.root, ignore_errors=True)
 
     def cli(self, command, timeout_s=10):
         return subprocess.run(
-            [find_tool("fdbcli"), "-C", self.cluster_file, "--exec", command, "--timeout", str(timeout_s)],
+            [*self.launcher, find_tool("fdbcli"), "-C", self.cluster_file, "--exec", command, "--timeout", str(timeout_s)],
             capture_output=True, text=True, check=False)
 
     def status(self):
-        text = self.cli("status json").stdout
+        text = self.cli("status json", STATUS_TIMEOUT_S).stdout
         return json.loads(text[text.index("{"):])
+
+    def is_healthy(self):
+        """Every process is there and the data has all its replicas."""
+        if len(self.processes) == 1:
+            return True   # that it took a configuration is enough
+        try:
+            cluster = self.status()["cluster"]
+        except (ValueError, KeyError):
+            return False
+        return (cluster.get("database_available", False) and cluster.get("fault_tolerance", {}).get("max_zone_failures_without_losing_data", 0) >= 1
+                and cluster.get("data", {}).get("state", {}).get("healthy", False)
+                and cluster.get("recovery_state", {}).get("name") == "fully_recovered" and len(cluster["processes"]) == len(self.processes))
+
+    def wait_until_healthy(self, within_s=120):
+        """Returns the seconds it took."""
+        started = time.monotonic()
+        while not self.is_healthy():
+            if time.monotonic() - started > within_s:
+                raise RuntimeError(f"the cluster is not healthy after {within_s} s: {self.cli('status').stdout}")
+            time.sleep(0.2)
+        return time.monotonic() - started
+
+    def roles(self):
+        """What each role is called, and the processes that play it."""
+        by_address = {p.address: p for p in self.processes}
+        out = {}
+        for process in self.status()["cluster"]["processes"].values():
+            for role in process["roles"]:
+                out.setdefault(role["role"], []).append(by_address[process["address"]])
+        return out
 
     def storage_queue_bytes(self):
         """What the storage server has taken and not yet put on its disk; None where the status does not say."""

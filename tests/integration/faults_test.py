@@ -73,7 +73,7 @@ def expect_pieces(wire, count):
 
 @test(limit=180)
 def full_disk_is_enospc_and_recovers_once_there_is_room():
-    requires_fdb_nbd()
+    requires_embedded_store()
     with SmallDisk("192m") as disk:
         subprocess.run(disk.inside("fallocate", "-l", "96M", f"{disk.path}/ballast"), check=True)
         with ServerOn(disk, volumes={"disk": GiB}) as server:
@@ -99,7 +99,7 @@ def full_disk_is_enospc_and_recovers_once_there_is_room():
 
 @test(limit=180)
 def full_disk_loses_nothing_over_a_kill():
-    requires_fdb_nbd()
+    requires_embedded_store()
     with SmallDisk("128m") as disk:
         subprocess.run(disk.inside("fallocate", "-l", "48M", f"{disk.path}/ballast"), check=True)
         with ServerOn(disk, volumes={"disk": GiB}) as server:
@@ -126,7 +126,7 @@ def expect_refusal(done, statuses, *words):
 
 @test
 def store_that_another_server_holds_is_busy():
-    requires_fdb_nbd()
+    requires_embedded_store()
     with Server(volumes={"disk": MiB}, store="rocksdb:DIR") as server:
         path = server.store.split(":", 1)[1]
         with server.session() as wire:
@@ -137,7 +137,7 @@ def store_that_another_server_holds_is_busy():
 
 @test
 def store_in_a_place_that_cannot_be_a_directory_is_refused():
-    requires_fdb_nbd()
+    requires_embedded_store()
     with tempfile.NamedTemporaryFile() as file:
         expect_refusal(serve_once(f"rocksdb:{file.name}/store"), (1, 2), file.name)
         expect_refusal(serve_once(f"rocksdb:{file.name}"), (1, 2), file.name)
@@ -155,7 +155,7 @@ def store_url_that_is_none_is_a_usage_error():
 
 @test
 def missing_directory_is_made_for_its_owner_alone():
-    requires_fdb_nbd()
+    requires_embedded_store()
     with Server(volumes={"disk": MiB}, store="rocksdb:DIR") as server:
         server.check_serves()
         mode = os.stat(os.path.join(server.directory, "store")).st_mode & 0o777
@@ -164,7 +164,7 @@ def missing_directory_is_made_for_its_owner_alone():
 
 @test
 def missing_parent_directory_is_named():
-    requires_fdb_nbd()
+    requires_embedded_store()
     with tempfile.TemporaryDirectory() as directory:
         expect_refusal(serve_once(f"rocksdb:{directory}/no/store"), (1, 3), f"{directory}/no")
 
@@ -183,7 +183,7 @@ def written_store(server):
 
 @test(limit=180)
 def damaged_table_files_never_show_wrong_data():
-    requires_fdb_nbd()
+    requires_embedded_store()
     chance = random.Random(random_seed())
     with Server(volumes={"disk": 64 * MiB}, store="rocksdb:DIR", tcp=False) as server:
         count = written_store(server)
@@ -235,7 +235,7 @@ def flip_bits(path, count, chance):
 
 @test(limit=180)
 def a_damaged_value_is_eio_for_its_block_alone():
-    requires_fdb_nbd()
+    requires_embedded_store()
     chance = random.Random(random_seed())
     with Server(volumes={"disk": 64 * MiB}, store="rocksdb:DIR", tcp=False) as server:
         count = written_store(server)
@@ -278,7 +278,7 @@ def a_damaged_value_is_eio_for_its_block_alone():
 
 @test
 def damaged_manifest_is_refused_and_not_overwritten():
-    requires_fdb_nbd()
+    requires_embedded_store()
     with Server(volumes={"disk": 64 * MiB}, store="rocksdb:DIR", tcp=False) as server:
         count = written_store(server)
         path = server.store.split(":", 1)[1]
@@ -297,7 +297,7 @@ def damaged_manifest_is_refused_and_not_overwritten():
 
 @test
 def missing_current_file_is_not_taken_for_a_new_store():
-    requires_fdb_nbd()
+    requires_embedded_store()
     with Server(volumes={"disk": 64 * MiB}, store="rocksdb:DIR", tcp=False) as server:
         count = written_store(server)
         path = server.store.split(":", 1)[1]

@@ -4,6 +4,7 @@ A test is a function marked @test; its name states one behaviour. A file ends wi
 
     FDB_NBD=build/release/fdb-nbd tests/integration/protocol_options_test.py              # all of a file
     FDB_NBD=build/release/fdb-nbd tests/integration/protocol_options_test.py 'name_*'     # some
+    FDB_NBD=… tests/fdb/with_cluster.py tests/integration/protocol_options_test.py        # the same over FoundationDB
     FDB_NBD_PEER=nbdkit tests/integration/protocol_options_test.py                        # the same from another server
 
 The last form checks the tests themselves against nbdkit or qemu-nbd. Those fail where they depart from the protocol.
@@ -28,6 +29,7 @@ from nbdwire import Failure, Wire
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 PROGRAM = os.environ.get("FDB_NBD") or os.path.join(ROOT, "build", "release", "fdb-nbd")
 PEER = os.environ.get("FDB_NBD_PEER", "")
+CLUSTER_FILE = os.environ.get("FDB_NBD_TEST_CLUSTER_FILE", "")   # where set, the stores of servers are in this FoundationDB
 SANITIZED = bool(os.environ.get("FDB_NBD_SANITIZED"))   # the program carries a sanitizer: slow, and with other memory
 SLOWNESS = 10 if SANITIZED else 1
 SKIP = 77
@@ -50,6 +52,13 @@ def requires_fdb_nbd():
     """Skips a test of something that only fdb-nbd has while a peer is being tested."""
     if PEER:
         raise Skip(f"not a feature of {PEER}")
+
+
+def requires_embedded_store():
+    """Skips a test of what only a store in a directory has."""
+    requires_fdb_nbd()
+    if CLUSTER_FILE:
+        raise Skip("about an embedded store")
 
 
 def expect_memory(what, got, limit):
@@ -130,9 +139,15 @@ used_seed = None
 # -- servers --------------------------------------------------------------------------------------
 
 
+def cluster_store():
+    """The URL of a store in the cluster that nobody has used."""
+    return f"fdb:{CLUSTER_FILE}?prefix=test-{os.urandom(8).hex()}"
+
+
 class Server:
     """A server process with its own directory. As a context manager it ends with the block.
 
+    store: a URL; DIR in it is the directory. "memory:" and "rocksdb:DIR" are a store of its own in the cluster where there is one.
     volumes: name -> size in bytes. args: further arguments of `serve`. directory: use this one and keep it.
     """
 
@@ -143,7 +158,8 @@ class Server:
         self.volumes = {"disk": 64 * GiB} if volumes is None else volumes
         self.own_directory = directory is None
         self.directory = directory or tempfile.mkdtemp(prefix="fdb-nbd-test-")
-        self.store = store.replace("DIR", os.path.join(self.directory, "store"))
+        self.is_in_cluster = bool(CLUSTER_FILE) and not PEER and store in ("memory:", "rocksdb:DIR")
+        self.store = cluster_store() if self.is_in_cluster else store.replace("DIR", os.path.join(self.directory, "store"))
         self.args = list(args)
         self.socket_path = os.path.join(self.directory, "nbd.sock")
         self.log_path = os.path.join(self.directory, "log")
@@ -179,7 +195,9 @@ class Server:
             out += ["--listen", f"unix:{self.socket_path}"]
         for name, size in self.volumes.items():
             out += ["--volume", f"{name}={size}"]
-        return out + (["--read-only"] if self.read_only else []) + self.args
+        # So that a server that takes over from one that was killed waits a second and no longer.
+        lease = ["--lease", "1"] if self.is_in_cluster and "--lease" not in self.args else []
+        return out + lease + (["--read-only"] if self.read_only else []) + self.args
 
     def peer_command(self):
         if len(self.volumes) != 1 or self.args:

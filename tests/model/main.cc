@@ -1,4 +1,4 @@
-// volume_model --kind memory|faults|crash|rocksdb [--operations N] [--seed N]
+// volume_model --kind memory|faults|crash|rocksdb|fdb [--operations N] [--seed N] [--cluster FILE]
 
 #include <fmt/core.h>
 
@@ -13,6 +13,8 @@
 #include "async/run_loop.h"
 #include "async/sim_loop.h"
 #include "base/log.h"
+#include "kv/fdb/fdb_engine.h"
+#include "kv/fdb/network.h"
 #include "kv/memory/memory_engine.h"
 #include "kv/rocks/rocks_engine.h"
 #include "world.h"
@@ -20,8 +22,11 @@
 namespace fdbnbd::model {
 namespace {
 
-const std::map<std::string, Kind, std::less<>> kKinds = {
-    {"memory", Kind::memory}, {"faults", Kind::faults}, {"crash", Kind::crash}, {"rocksdb", Kind::rocksdb}};
+const std::map<std::string, Kind, std::less<>> kKinds = {{"memory", Kind::memory},
+                                                         {"faults", Kind::faults},
+                                                         {"crash", Kind::crash},
+                                                         {"rocksdb", Kind::rocksdb},
+                                                         {"fdb", Kind::fdb}};
 
 bool run_simulated(const Parameters& parameters) {
   SimLoop loop(parameters.seed);
@@ -75,10 +80,39 @@ bool run_on_rocksdb(const Parameters& parameters) {
   return fine;
 }
 
+// Each world has keys of its own in the cluster, and leaves them there.
+bool run_on_fdb(const Parameters& parameters, const std::string& cluster_file) {
+  RunLoop loop;
+  std::unique_ptr<kv::Engine> engine;
+  EngineSource source;
+  source.key_prefix = fmt::format("model-{:016x}/", Random::from_entropy().next());
+  source.open = [&]() -> Result<kv::Engine*> {
+    kv::FdbOptions options;
+    options.cluster_file = cluster_file;
+    ASSIGN_OR_RETURN(engine, kv::open_fdb_engine(options));
+    return engine.get();
+  };
+  source.close = [&] { engine.reset(); };
+  World world(loop, source, parameters);
+  return loop.run(world.run());
+}
+
+bool run_world(const Parameters& parameters, const std::string& cluster_file) {
+  switch (parameters.kind) {
+    case Kind::rocksdb:
+      return run_on_rocksdb(parameters);
+    case Kind::fdb:
+      return run_on_fdb(parameters, cluster_file);
+    default:
+      return run_simulated(parameters);
+  }
+}
+
 int main_of(int argc, char** argv) {
   Parameters parameters{
       .kind = Kind::memory, .seed = Random::from_entropy().below(1'000'000'000), .operations_count = 20'000};
   std::string kind = "memory";
+  std::string cluster_file;
   for (int i = 1; i + 1 < argc; i += 2) {
     const std::string_view flag = argv[i];
     const std::string_view value = argv[i + 1];
@@ -88,16 +122,20 @@ int main_of(int argc, char** argv) {
       std::from_chars(value.data(), value.data() + value.size(), parameters.operations_count);
     } else if (flag == "--seed") {
       std::from_chars(value.data(), value.data() + value.size(), parameters.seed);
+    } else if (flag == "--cluster") {
+      cluster_file = value;
     } else {
       fmt::print(stderr,
-                 "usage: volume_model --kind memory|faults|crash|rocksdb [--operations N] [--seed N]\n");
+                 "usage: volume_model --kind memory|faults|crash|rocksdb|fdb [--operations N] [--seed N] "
+                 "[--cluster FILE]\n");
       return 2;
     }
   }
   parameters.kind = kKinds.at(kind);
   log::set_level(log::Level::error);
-  const std::string replay = fmt::format("{} --kind {} --operations {} --seed {}", argv[0], kind,
-                                         parameters.operations_count, parameters.seed);
+  const std::string cluster = cluster_file.empty() ? "" : " --cluster " + cluster_file;
+  const std::string replay = fmt::format("{} --kind {} --operations {} --seed {}{}", argv[0], kind,
+                                         parameters.operations_count, parameters.seed, cluster);
   fmt::print("{}\n", replay);
   std::fflush(stdout);
   // Several worlds, each with its own shape of volume.
@@ -106,10 +144,9 @@ int main_of(int argc, char** argv) {
   while (left > 0) {
     Parameters world = parameters;
     world.operations_count = std::min(left, kOperationsPerWorld);
-    const bool fine = parameters.kind == Kind::rocksdb ? run_on_rocksdb(world) : run_simulated(world);
-    if (!fine) {
-      fmt::print(stderr, "FAILED; replay: {} --kind {} --operations {} --seed {}\n", argv[0], kind,
-                 world.operations_count, world.seed);
+    if (!run_world(world, cluster_file)) {
+      fmt::print(stderr, "FAILED; replay: {} --kind {} --operations {} --seed {}{}\n", argv[0], kind,
+                 world.operations_count, world.seed, cluster);
       return 1;
     }
     left -= world.operations_count;
@@ -123,5 +160,7 @@ int main_of(int argc, char** argv) {
 }  // namespace fdbnbd::model
 
 int main(int argc, char** argv) {
-  return fdbnbd::model::main_of(argc, argv);
+  const int status = fdbnbd::model::main_of(argc, argv);
+  fdbnbd::kv::fdb::stop_network();
+  return status;
 }

@@ -67,6 +67,7 @@ Task<bool> World::open_store() {
   }
   engine_ = *engine;
   volume::Store::Options options;
+  options.key_prefix = source_.key_prefix;
   options.volume_executors = {&executor_};
   options.seed = random_.next() | 1;
   auto store = co_await volume::open_store(*engine_, executor_, std::move(options));

@@ -25,6 +25,7 @@ enum class Kind : uint8_t {
   faults,   // commits conflict, fail for a while, have unknown results, take effect late
   crash,    // the process dies or the power fails at any moment
   rocksdb,  // no faults, real threads
+  fdb,      // a real cluster, with the faults of its client library where the environment asks for them
 };
 
 struct Parameters {
@@ -37,6 +38,8 @@ struct Parameters {
 struct EngineSource {
   // Opens the store, again after close_engine().
   std::function<Result<kv::Engine*>()> open;
+  // What the keys of the store begin with.
+  std::string key_prefix;
   std::function<void()> close;
   // Sets this round's faults, or none; only kinds faults and crash.
   std::function<void(bool)> set_faults;

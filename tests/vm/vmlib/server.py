@@ -117,9 +117,19 @@ class Server:
 
 
 class FdbNbd(Server):
-    """The program under test on an embedded store."""
+    """The program under test: on an embedded store, or in the FoundationDB of FDB_NBD_TEST_CLUSTER_FILE."""
 
     keeps_zeros_out = True
+
+    def __init__(self, work_dir, size):
+        super().__init__(work_dir, size)
+        cluster_file = os.environ.get("FDB_NBD_TEST_CLUSTER_FILE")
+        self._is_embedded = not cluster_file
+        self._store = f"rocksdb:{self.work / 'store'}" if self._is_embedded else f"fdb:{cluster_file}?prefix={self.work.name}"
+
+    def store_bytes(self):
+        """In a cluster, what others have stored there counts, too: nobody can tell."""
+        return super().store_bytes() if self._is_embedded else 0
 
     @staticmethod
     def program():
@@ -130,7 +140,7 @@ class FdbNbd(Server):
         return binary
 
     def used_bytes(self):
-        listed = subprocess.run([self.program(), "--store", f"rocksdb:{self.work / 'store'}", "ls", "--json"],
+        listed = subprocess.run([self.program(), "--store", self._store, "ls", "--json"],
                                 capture_output=True, text=True, timeout=READY_TIMEOUT_S)
         if listed.returncode != 0:
             raise Failure(f"ls --json ended with status {listed.returncode}: {listed.stderr}")
@@ -141,8 +151,8 @@ class FdbNbd(Server):
         store.mkdir(exist_ok=True)
         with open(self._log, "wb") as log:
             self._process = subprocess.Popen(
-                [self.program(), "--store", f"rocksdb:{store}", "serve", "--listen", "tcp://127.0.0.1:0",
-                 "--volume", f"{EXPORT}={self.size}"],
+                [self.program(), "--store", self._store, "serve", "--listen", "tcp://127.0.0.1:0",
+                 "--volume", f"{EXPORT}={self.size}", "--lease", "1"],
                 stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log,
                 preexec_fn=die_with_parent)
         deadline = time.monotonic() + READY_TIMEOUT_S
