@@ -58,9 +58,18 @@ Task<Result<void>> Catalog::start() {
 }
 
 Task<Result<void>> Catalog::check_header() {
+  StoreHeader header;
+  store_be(header.uuid.data(), random_.next());
+  store_be(header.uuid.data() + 8, random_.next());
+  header.created = home_.clock().wall_now();
+  // Whoever writes it: what counts is what stands there in the end.
+  auto body = [&](kv::Transaction& transaction) { return check_header_in(transaction, header); };
+  co_return co_await transact<void>(body);
+}
+
+Task<Result<void>> Catalog::check_header_in(kv::Transaction& transaction, const StoreHeader& ours) {
   const std::string key = keys_.store_header();
-  const std::unique_ptr<kv::Transaction> transaction = engine_.begin(home_);
-  auto value = co_await transaction->get(key, kv::Isolation::serializable);
+  auto value = co_await transaction.get(key, kv::Isolation::serializable);
   if (!value) co_return propagate(value);
   if (value->has_value()) {
     ASSIGN_OR_CO_RETURN(const StoreHeader header, StoreHeader::decode(**value));
@@ -74,22 +83,11 @@ Task<Result<void>> Catalog::check_header() {
   }
   const std::string begin = keys_.prefix();
   const std::string end = keys_.type_end('\x7e');
-  auto others = co_await transaction->get_range({begin, end}, {.rows_limit = 1}, kv::Isolation::serializable);
+  auto others = co_await transaction.get_range({begin, end}, {.rows_limit = 1}, kv::Isolation::serializable);
   if (!others) co_return propagate(others);
   if (!others->rows.empty())
     co_return fail(Errc::corruption, "the store holds data, but its header is missing");
-  StoreHeader header;
-  store_be(header.uuid.data(), random_.next());
-  store_be(header.uuid.data() + 8, random_.next());
-  header.created = home_.clock().wall_now();
-  transaction->set(key, header.encode());
-  auto committed = co_await transaction->commit();
-  // Whoever wrote it, and whether it is known or not: what counts is what stands there now.
-  if (!committed &&
-      (committed.error().code == Errc::unknown_result || kv::is_retryable(committed.error().code))) {
-    co_return co_await check_header();
-  }
-  if (!committed) co_return propagate(committed);
+  transaction.set(key, ours.encode());
   co_return Result<void>{};
 }
 
@@ -104,8 +102,10 @@ uint64_t Catalog::new_id() {
 Task<Result<std::vector<kv::KeyValue>>> Catalog::read_all(std::string begin, std::string end) {
   std::vector<kv::KeyValue> rows;
   while (true) {
-    const std::unique_ptr<kv::Transaction> transaction = engine_.begin(home_);
-    auto page = co_await transaction->get_range({begin, end}, {}, kv::Isolation::snapshot);
+    auto read_page = [&](kv::Transaction& transaction) {
+      return transaction.get_range({begin, end}, {}, kv::Isolation::snapshot);
+    };
+    auto page = co_await transact<kv::RangeResult>(read_page);
     if (!page) co_return propagate(page);
     if (page->rows.empty()) break;
     begin = key_after(page->rows.back().key);
@@ -125,8 +125,8 @@ Task<Result<VolumeId>> Catalog::find(kv::Transaction& transaction, const std::st
 }
 
 Task<Result<VolumeId>> Catalog::find(const std::string& name) {
-  const std::unique_ptr<kv::Transaction> transaction = engine_.begin(home_);
-  co_return co_await find(*transaction, name);
+  auto body = [&](kv::Transaction& transaction) { return find(transaction, name); };
+  co_return co_await transact<VolumeId>(body);
 }
 
 Task<Result<Catalog::Records>> Catalog::load(kv::Transaction& transaction, VolumeId id,
@@ -153,8 +153,8 @@ Task<Result<Catalog::Records>> Catalog::load(kv::Transaction& transaction, Volum
 }
 
 Task<Result<Catalog::Records>> Catalog::load(VolumeId id, const std::string& name) {
-  const std::unique_ptr<kv::Transaction> transaction = engine_.begin(home_);
-  co_return co_await load(*transaction, id, name);
+  auto body = [&](kv::Transaction& transaction) { return load(transaction, id, name); };
+  co_return co_await transact<Records>(body);
 }
 
 // The empty name means the only volume.
@@ -162,8 +162,10 @@ Task<Result<std::string>> Catalog::resolve(std::string name) {
   if (!name.empty()) co_return name;
   const std::string begin = keys_.type_begin('V');
   const std::string end = keys_.type_end('V');
-  const std::unique_ptr<kv::Transaction> transaction = engine_.begin(home_);
-  auto page = co_await transaction->get_range({begin, end}, {.rows_limit = 2}, kv::Isolation::snapshot);
+  auto read_names = [&](kv::Transaction& transaction) {
+    return transaction.get_range({begin, end}, {.rows_limit = 2}, kv::Isolation::snapshot);
+  };
+  auto page = co_await transact<kv::RangeResult>(read_names);
   if (!page) co_return propagate(page);
   if (page->rows.size() != 1) {
     co_return fail(Errc::not_found,
@@ -178,8 +180,10 @@ Task<Result<uint64_t>> Catalog::count_data_blocks(const Records& records) {
     co_return opened->volume->used_bytes() >> records.volume.block_shift;
   const LayerId layer = records.fence.top_layer;
   const std::string usage_key = keys_.usage(layer);
-  const std::unique_ptr<kv::Transaction> transaction = engine_.begin(home_);
-  auto value = co_await transaction->get(usage_key, kv::Isolation::snapshot);
+  auto read_usage = [&](kv::Transaction& transaction) {
+    return transaction.get(usage_key, kv::Isolation::snapshot);
+  };
+  auto value = co_await transact<std::optional<std::string>>(read_usage);
   if (!value) co_return propagate(value);
   if (value->has_value()) {
     ASSIGN_OR_CO_RETURN(const UsageRecord usage, UsageRecord::decode(**value));

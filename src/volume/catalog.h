@@ -129,6 +129,7 @@ class Catalog final : public Store {
   Task<Result<void>> rename_in(kv::Transaction& transaction, const std::string& name,
                                const std::string& new_name, std::optional<VolumeId>& id);
   Task<Result<void>> check_header();
+  Task<Result<void>> check_header_in(kv::Transaction& transaction, const StoreHeader& ours);
 
   // reclaim.cc
   Task<Result<void>> resume_jobs();
@@ -137,9 +138,12 @@ class Catalog final : public Store {
 
   // catalog_check.cc
   Task<Result<void>> check_volume(const std::string& name, CheckReport& report, Progress* progress);
+  // The rows of the records about volumes, by their type.
+  using Graph = std::map<char, std::vector<kv::KeyValue>>;
+  Task<Result<Graph>> read_graph(kv::Transaction& transaction);
   Task<Result<void>> check_graph(CheckReport& report);
 
-  // Runs an idempotent transaction until it is decided.
+  // Runs an idempotent transaction, or one that only reads, until it is decided.
   template <typename T, typename Body>
   Task<Result<T>> transact(Body& body) {
     while (true) {

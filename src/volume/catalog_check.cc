@@ -87,16 +87,14 @@ Task<Result<void>> Catalog::check_volume(const std::string& name, CheckReport& r
   co_return checked;
 }
 
-// Names, volumes, fences, layers and jobs must point at each other.
-Task<Result<void>> Catalog::check_graph(CheckReport& report) {
-  const std::unique_ptr<kv::Transaction> transaction = engine_.begin(home_);
-  transaction->set_background();
-  std::map<char, std::vector<kv::KeyValue>> rows;
+Task<Result<Catalog::Graph>> Catalog::read_graph(kv::Transaction& transaction) {
+  transaction.set_background();
+  Graph rows;
   for (const char type : {'V', 'I', 'F', 'L', 'T'}) {
     std::string begin = keys_.type_begin(type);
     const std::string end = keys_.type_end(type);
     while (true) {  // one transaction, so one instant
-      auto page = co_await transaction->get_range({begin, end}, {}, kv::Isolation::snapshot);
+      auto page = co_await transaction.get_range({begin, end}, {}, kv::Isolation::snapshot);
       if (!page) co_return propagate(page);
       if (page->rows.empty()) break;
       begin = key_after(page->rows.back().key);
@@ -104,6 +102,13 @@ Task<Result<void>> Catalog::check_graph(CheckReport& report) {
       if (!page->more) break;
     }
   }
+  co_return rows;
+}
+
+// Names, volumes, fences, layers and jobs must point at each other.
+Task<Result<void>> Catalog::check_graph(CheckReport& report) {
+  auto body = [&](kv::Transaction& transaction) { return read_graph(transaction); };
+  ASSIGN_OR_CO_RETURN(Graph rows, co_await transact<Graph>(body));
   const auto found = [&](std::string volume, std::string what) {
     add_finding(report, {std::move(volume), 0, 0, std::move(what)});
   };

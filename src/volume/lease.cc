@@ -115,19 +115,24 @@ Task<Result<std::optional<FenceRecord>>> Waiter::judge(HolderSight sight, Holder
   co_return std::nullopt;
 }
 
-}  // namespace
-
-Task<Result<HolderSight>> look_at_holder(LeasePlace place) {
-  const std::unique_ptr<kv::Transaction> transaction = place.engine.begin(place.executor);
+Task<Result<HolderSight>> look_in(kv::Transaction& transaction, const LeasePlace& place) {
   ASSIGN_OR_CO_RETURN(auto fence,
-                      co_await get_record<FenceRecord>(*transaction, place.keys.fence(place.volume)));
+                      co_await get_record<FenceRecord>(transaction, place.keys.fence(place.volume)));
   if (!fence) co_return fail(Errc::not_found, "the volume has been removed");
   HolderSight sight{.fence = *fence, .heartbeat = {}, .handover = {}};
   ASSIGN_OR_CO_RETURN(sight.heartbeat,
-                      co_await get_record<HeartbeatRecord>(*transaction, place.keys.heartbeat(place.volume)));
+                      co_await get_record<HeartbeatRecord>(transaction, place.keys.heartbeat(place.volume)));
   ASSIGN_OR_CO_RETURN(sight.handover,
-                      co_await get_record<HandoverRecord>(*transaction, place.keys.handover(place.volume)));
+                      co_await get_record<HandoverRecord>(transaction, place.keys.handover(place.volume)));
   co_return sight;
+}
+
+}  // namespace
+
+Task<Result<HolderSight>> look_at_holder(LeasePlace place) {
+  Random random(load_be<uint64_t>(place.self.data()));
+  auto body = [&](kv::Transaction& transaction) { return look_in(transaction, place); };
+  co_return co_await kv::transact<HolderSight>(place.engine, place.executor, random, body);
 }
 
 Task<Result<FenceRecord>> wait_for_holder(LeasePlace place, Ownership ownership, std::string volume_name) {

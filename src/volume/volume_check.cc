@@ -3,6 +3,7 @@
 #include <bitset>
 #include <utility>
 
+#include "kv/retry.h"
 #include "volume/block_codec.h"
 #include "volume/volume.h"
 
@@ -114,10 +115,12 @@ Task<Result<void>> Volume::check_extents(uint64_t begin_extent, uint64_t end_ext
       found(begin_extent * limits::kBlocksPerExtent + i, "in the presence bitmap, but not stored");
     }
   }
-  const std::unique_ptr<kv::Transaction> transaction = engine_.begin(executor_);
-  transaction->set_background();
   const std::string bitmap_key = keys_.bitmap(layer_, begin_extent);
-  auto value = co_await transaction->get(bitmap_key, kv::Isolation::snapshot);
+  auto read_bitmap = [&](kv::Transaction& transaction) {
+    transaction.set_background();
+    return transaction.get(bitmap_key, kv::Isolation::snapshot);
+  };
+  auto value = co_await kv::transact<std::optional<std::string>>(engine_, executor_, random_, read_bitmap);
   if (!value) co_return propagate(value);
   const auto stored_bits =
       value->has_value() ? ExtentBits::decode(**value) : Result<ExtentBits>(ExtentBits{});

@@ -107,9 +107,11 @@ Task<Result<void>> Volume::run_as_owner(kv::Transaction& transaction, Body& body
 }
 
 Task<Result<void>> Volume::begin_tenure() {
-  const std::unique_ptr<kv::Transaction> transaction = engine_.begin(executor_);
   const std::string layer_key = keys_.layer(layer_);
-  auto value = co_await transaction->get(layer_key, kv::Isolation::snapshot);
+  auto read_layer = [&](kv::Transaction& transaction) {
+    return transaction.get(layer_key, kv::Isolation::snapshot);
+  };
+  auto value = co_await kv::transact<std::optional<std::string>>(engine_, executor_, random_, read_layer);
   if (!value) co_return propagate(value);
   if (!value->has_value()) {
     co_return fail(Errc::corruption, fmt::format("volume \"{}\": its layer record is missing", name_));
@@ -134,8 +136,10 @@ Task<Result<void>> Volume::load_presence() {
   std::string begin = keys_.layer_begin('B', layer_);
   const std::string end = keys_.layer_end('B', layer_);
   while (true) {
-    const std::unique_ptr<kv::Transaction> transaction = engine_.begin(executor_);
-    auto page = co_await transaction->get_range({begin, end}, {}, kv::Isolation::snapshot);
+    auto read_page = [&](kv::Transaction& transaction) {
+      return transaction.get_range({begin, end}, {}, kv::Isolation::snapshot);
+    };
+    auto page = co_await kv::transact<kv::RangeResult>(engine_, executor_, random_, read_page);
     if (!page) co_return propagate(page);
     for (const kv::KeyValue& row : page->rows) {
       const auto extent_index = keys_.extent_of_bitmap(row.key);

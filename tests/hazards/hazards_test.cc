@@ -404,6 +404,44 @@ TEST_P(FaultyVolume, HoldsWhatWasWritten) {
   loop_.run(store->close());
 }
 
+TEST_P(FaultyVolume, NoVerbFailsWhereAReadDoesForAMoment) {
+  fake().reset(GetParam());
+  const auto engine = open_engine();
+  static constexpr int kErrors[] = {1007, 1009, 1037};
+  const int error = kErrors[GetParam() % std::size(kErrors)];
+  // The first reads of the verb fail.
+  const auto expect_success = [&]<typename T>(Task<Result<T>> verb, const char* name) {
+    fake().script(kFakeGet, error, kFakeNothing, 2);
+    fake().script(kFakeRange, error, kFakeNothing, 2);
+    auto result = run(std::move(verb));
+    EXPECT_TRUE(result) << name << ": " << result.error().what;
+    return result;
+  };
+  Store::Options options;
+  options.key_prefix = "fdb-nbd/";
+  options.volume_executors = {&loop_};
+  options.seed = GetParam();
+  auto opened = expect_success(open_store(*engine, loop_, options), "open_store");
+  ASSERT_TRUE(opened);
+  Store& store = **opened;
+  expect_success(store.create("disk", {.size_bytes = kVolumeBytes}), "create");
+  expect_success(store.list_volumes(), "list_volumes");
+  expect_success(store.info("disk"), "info");
+  expect_success(store.describe(loop_, "disk"), "describe");
+  expect_success(store.list(loop_), "list");
+  expect_success(store.resize("disk", kVolumeBytes / 2, true), "resize");
+  auto disk = expect_success(store.open(loop_, "disk"), "open");
+  ASSERT_TRUE(disk);
+  expect_success((*disk)->write(0, std::vector<std::byte>(4096, std::byte{1}), {}), "write");
+  expect_success(store.check(std::nullopt, nullptr), "check");
+  expect_success(store.list_locks(), "list_locks");
+  disk->reset();
+  expect_success(store.rename("disk", "other"), "rename");
+  expect_success(store.break_lock("other"), "break_lock");
+  expect_success(store.remove("other"), "remove");
+  loop_.run(store.close());
+}
+
 INSTANTIATE_TEST_SUITE_P(Seeds, FaultyVolume, testing::Range<uint64_t>(1, 6));
 
 }  // namespace
