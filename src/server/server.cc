@@ -147,8 +147,10 @@ Task<Result<net::Acceptors>> RunningServer::adopt_sockets() {
 Task<Result<void>> RunningServer::open_store() {
   volume::Store::Options store_options;
   store_options.key_prefix = key_prefix(options_.store);
-  store_options.ownership = {
-      .takeover = options_.takeover, .lease_duration = options_.lease_duration, .holder = holder_name()};
+  store_options.ownership = {.takeover = options_.takeover,
+                             .lease_duration = options_.lease_duration,
+                             .process = this_process(),
+                             .holder = holder_name()};
   for (const auto& thread : threads_) store_options.volume_executors.push_back(&thread->loop());
   auto store = co_await volume::open_store(*engine_, home(), std::move(store_options));
   if (!store) {

@@ -103,6 +103,7 @@ TEST(Format, OwnershipIsWhatVersion1Wrote) {
   std::iota(heartbeat.owner.begin(), heartbeat.owner.end(), uint8_t{100});
   heartbeat.counter = 0x0102030405060708;
   heartbeat.lease_duration_ms = 5000;
+  heartbeat.process = {.host = 0x1112131415161718, .pid = 17, .started = 0x2122232425262728};
   heartbeat.holder = "host db1, pid 17";
   std::string lines;
   for (const std::string& bytes :
@@ -133,7 +134,8 @@ TEST(Format, ADamagedRecordIsNeverTaken) {
   expect_every_damage_is_found<VolumeRecord>(volume.encode());
   expect_every_damage_is_found<FenceRecord>(FenceRecord{}.encode());
   expect_every_damage_is_found<HeartbeatRecord>(
-      HeartbeatRecord{.owner = {}, .counter = 0, .lease_duration_ms = 0, .holder = "me"}.encode());
+      HeartbeatRecord{.owner = {}, .counter = 0, .lease_duration_ms = 0, .process = {}, .holder = "me"}
+          .encode());
   expect_every_damage_is_found<HandoverRecord>(HandoverRecord{{}, "me"}.encode());
   expect_every_damage_is_found<LayerRecord>(LayerRecord{}.encode());
   expect_every_damage_is_found<UsageRecord>(UsageRecord{}.encode());

@@ -17,6 +17,10 @@ std::string HolderSight::holder() const {
   return fmt::format("the server {:016x}", load_be<uint64_t>(fence.owner.data()));
 }
 
+bool HolderSight::holder_has_ended() const {
+  return heartbeat && heartbeat->owner == fence.owner && has_ended(heartbeat->process);
+}
+
 HolderWatch::Verdict HolderWatch::look(const HolderSight& sight, MonotonicTime asked_at,
                                        MonotonicTime answered_at) {
   if (sight.fence.owner == self_) return Verdict::free;

@@ -16,6 +16,9 @@ struct HolderSight {
 
   // Who holds it, for people.
   std::string holder() const;
+
+  // Whether the holder was a process of this host that has ended.
+  bool holder_has_ended() const;
 };
 
 // Tells from repeated looks whether the holder of a volume is alive, by our own monotonic clock alone: a

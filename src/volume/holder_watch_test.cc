@@ -18,7 +18,7 @@ class HolderWatchTest : public testing::Test {
   HolderWatchTest() {
     sight_.fence.epoch = 7;
     sight_.fence.owner = kHolder;
-    sight_.heartbeat = HeartbeatRecord{kHolder, 1, 0, "host a, pid 1"};
+    sight_.heartbeat = HeartbeatRecord{kHolder, 1, 0, {}, "host a, pid 1"};
   }
 
   // Looks every 200 ms until `until`; the last verdict.
@@ -75,7 +75,7 @@ TEST_F(HolderWatchTest, AnotherHolderIsWatchedAnew) {
   EXPECT_EQ(look_until(milliseconds(4900)), Verdict::unclear);
   sight_.fence.epoch = 8;
   sight_.fence.owner = kThird;
-  sight_.heartbeat = HeartbeatRecord{kThird, 1, 0, "host c"};
+  sight_.heartbeat = HeartbeatRecord{kThird, 1, 0, {}, "host c"};
   EXPECT_EQ(look_until(milliseconds(9800)), Verdict::unclear);
 }
 

@@ -95,11 +95,14 @@ Task<Result<FenceRecord>> Waiter::run() {
 
 Task<Result<std::optional<FenceRecord>>> Waiter::judge(HolderSight sight, HolderWatch::Verdict verdict) {
   using Verdict = HolderWatch::Verdict;
-  if (verdict == Verdict::free || verdict == Verdict::silent || ownership_.takeover == Takeover::force) {
-    if (verdict != Verdict::free) {
-      log::warning("volume \"{}\" is taken from {}: {}", volume_name_, sight.holder(),
-                   verdict == Verdict::silent ? "it gave no sign of life for the lease time" : "by force");
-    }
+  if (verdict == Verdict::free) co_return sight.fence;
+  const char* why = nullptr;
+  if (verdict == Verdict::silent) why = "it gave no sign of life for the lease time";
+  if (ownership_.takeover == Takeover::force) why = "by force";
+  // What it has left in flight cannot take effect any more: the fence sees to that.
+  if (sight.holder_has_ended()) why = "that process has ended";
+  if (why != nullptr) {
+    log::warning("volume \"{}\" is taken from {}: {}", volume_name_, sight.holder(), why);
     co_return sight.fence;
   }
   if (ownership_.takeover == Takeover::when_free) {
@@ -157,6 +160,7 @@ HeartbeatRecord Lease::next_heartbeat() {
           .counter = ++counter_,
           .lease_duration_ms = static_cast<uint32_t>(
               std::chrono::duration_cast<std::chrono::milliseconds>(ownership_.lease_duration).count()),
+          .process = ownership_.process,
           .holder = ownership_.holder};
 }
 

@@ -15,7 +15,7 @@ using std::chrono::seconds;
 // One server process: its own time, its own engine over the disk that all share.
 struct Host {
   Host(std::shared_ptr<kv::MemoryDisk> disk, const std::string& holder, uint64_t seed,
-       Takeover takeover = Takeover::when_free)
+       Takeover takeover = Takeover::when_free, ProcessMark process = {})
       : loop(seed) {
     kv::MemoryOptions options;
     options.disk = std::move(disk);
@@ -24,7 +24,8 @@ struct Host {
     engine = kv::open_memory_engine(options).value();
     Store::Options store_options;
     store_options.volume_executors = {&loop};
-    store_options.ownership = {.takeover = takeover, .lease_duration = seconds(5), .holder = holder};
+    store_options.ownership = {
+        .takeover = takeover, .lease_duration = seconds(5), .process = process, .holder = holder};
     store_options.seed = seed;
     store = loop.run(open_store(*engine, loop, store_options)).value();
   }
@@ -119,6 +120,19 @@ TEST_F(LeaseTest, AHolderThatIsGoneLosesTheVolumeAfterTheLeaseTime) {
   EXPECT_GE(b_.now() - before, seconds(5));
   EXPECT_LT(b_.now() - before, seconds(7));
   EXPECT_EQ(b_.read().value(), 1);
+}
+
+TEST_F(LeaseTest, AProcessOfThisHostThatHasEndedIsNotWaitedFor) {
+  a_.disk.reset();
+  a_.live(milliseconds(100));
+  ProcessMark ended = this_process();
+  ended.pid = 0x7fffffff;
+  Host gone(disk_, "this host, ended", 4, Takeover::when_free, ended);
+  ASSERT_TRUE(gone.open());
+  const MonotonicTime before = b_.now();
+  ASSERT_TRUE(b_.open());
+  EXPECT_LT(b_.now() - before, seconds(1));
+  EXPECT_EQ(gone.write(9).error().code, Errc::fenced);
 }
 
 TEST_F(LeaseTest, AStoppedServerThatGoesOnChangesNothingAndReadsNothing) {

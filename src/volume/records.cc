@@ -200,7 +200,15 @@ Result<FenceRecord> FenceRecord::decode(std::string_view value) {
 }
 
 std::string HeartbeatRecord::encode() const {
-  return Writer('H').put(owner).put(counter).put(lease_duration_ms).put(holder).finish();
+  return Writer('H')
+      .put(owner)
+      .put(counter)
+      .put(lease_duration_ms)
+      .put(process.host)
+      .put(process.pid)
+      .put(process.started)
+      .put(holder)
+      .finish();
 }
 
 Result<HeartbeatRecord> HeartbeatRecord::decode(std::string_view value) {
@@ -209,6 +217,9 @@ Result<HeartbeatRecord> HeartbeatRecord::decode(std::string_view value) {
   RETURN_IF_ERROR(reader.take(record.owner)
                       .take(record.counter)
                       .take(record.lease_duration_ms)
+                      .take(record.process.host)
+                      .take(record.process.pid)
+                      .take(record.process.started)
                       .take(record.holder)
                       .finish());
   return record;

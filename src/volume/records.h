@@ -6,6 +6,7 @@
 #include <string_view>
 
 #include "base/clock.h"
+#include "base/process_mark.h"
 #include "base/result.h"
 #include "volume/keys.h"
 #include "volume/store.h"
@@ -75,6 +76,7 @@ struct HeartbeatRecord {
   InstanceId owner{};
   uint64_t counter = 0;            // grows with each beat
   uint32_t lease_duration_ms = 0;  // how long the owner may be silent
+  ProcessMark process;             // the owner as other processes of its host know it
   std::string holder;              // the owner as people know it: host and process
 
   friend bool operator==(const HeartbeatRecord&, const HeartbeatRecord&) = default;

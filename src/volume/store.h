@@ -11,6 +11,7 @@
 #include "async/task.h"
 #include "base/clock.h"
 #include "base/limits.h"
+#include "base/process_mark.h"
 #include "base/random.h"
 #include "base/result.h"
 #include "block/export.h"
@@ -90,6 +91,8 @@ enum class Takeover : uint8_t {
 struct Ownership {
   Takeover takeover = Takeover::when_free;
   Duration lease_duration = limits::kLeaseDuration;
+  // This process as others of its host know it: when it has ended they need not wait.
+  ProcessMark process = {};
   // This process as people know it: "host db1, pid 17". At most limits::kMaxHolderBytes.
   std::string holder;
 };
