@@ -109,12 +109,12 @@ Task<Result<std::optional<FenceRecord>>> Waiter::judge(HolderSight sight, Holder
     if (verdict == Verdict::alive) co_return tl::unexpected(held(volume_name_, sight));
     co_return std::nullopt;
   }
-  if (!asked_for_handover_at_) {
-    asked_for_handover_at_ = now();
-    CO_RETURN_IF_ERROR(co_await ask_for_handover(place_, ownership_.holder));
-  } else if (now() - *asked_for_handover_at_ > limits::kHandoverTimeout) {
+  const bool is_first = !asked_for_handover_at_;
+  if (is_first) asked_for_handover_at_ = now();
+  if (now() - *asked_for_handover_at_ > limits::kHandoverTimeout)
     co_return tl::unexpected(held(volume_name_, sight));
-  }
+  // Somebody else who takes the volume meanwhile clears what we asked of the holder before him.
+  if (is_first || !sight.handover) CO_RETURN_IF_ERROR(co_await ask_for_handover(place_, ownership_.holder));
   co_return std::nullopt;
 }
 

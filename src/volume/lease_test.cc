@@ -265,6 +265,21 @@ TEST_F(LeaseTest, DuringAHandoverTheOldServerDoesNotTakeTheVolumeBack) {
   EXPECT_EQ(back->error().code, Errc::busy);
 }
 
+TEST_F(LeaseTest, AHandoverIsAskedForAnewOfWhoeverTookTheVolumeMeanwhile) {
+  Host c(disk_, "host c", 3, Takeover::handover);
+  Host d(disk_, "host d", 4, Takeover::force);
+  std::optional<Result<std::shared_ptr<block::Export>>> opened;
+  TaskScope scope;
+  scope.spawn(store_open(c, opened));
+  c.live(milliseconds(100));
+  ASSERT_TRUE(d.open());
+  for (int i = 0; i < 50 && !opened; ++i) live(c, d, milliseconds(100));
+  ASSERT_TRUE(opened);
+  ASSERT_TRUE(*opened) << opened->error().what;
+  c.disk = std::move(**opened);
+  EXPECT_TRUE(c.write(9));
+}
+
 TEST_F(LeaseTest, ABrokenLockFreesTheVolume) {
   EXPECT_EQ(b_.loop.run(b_.store->break_lock("disk")).value(), "host a");
   ASSERT_TRUE(b_.open());
