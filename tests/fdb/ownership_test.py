@@ -12,11 +12,9 @@ import os
 import random
 import shutil
 import signal
-import struct
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "integration"))
@@ -29,28 +27,13 @@ import lib   # noqa: E402
 from lib import *   # noqa: F403,E402
 from lib import Failure, Server, Skip, main, test   # noqa: E402
 from registers import READ, WRITE, Op   # noqa: E402
+from stamping_clients import BLOCK, BLOCKS, VOLUME_BYTES, Client, History, value_of   # noqa: E402
 
 ROUNDS = int(os.environ.get("FDB_NBD_OWNERSHIP_ROUNDS") or 20)
-SERVERS, CONNECTIONS, DEPTH = 3, 2, 4
+SERVERS, CONNECTIONS = 3, 2
 LEASE_S = 1
-BLOCK, BLOCKS = 4 * KiB, 24
-STAMP = struct.Struct(">QQQQ")
-MARK = 0x6F776E6572736869
 # Until somebody acknowledges a write again; a recovery of the client's connections may take some of it.
 PROGRESS_TIMEOUT_S = 60
-
-
-def stamped(block, value):
-    return STAMP.pack(MARK, block, value, ~value & 0xFFFFFFFFFFFFFFFF) * (BLOCK // STAMP.size)
-
-
-def value_of(block, data):
-    """The value that a block holds; Failure where it is not one that was written there as a whole."""
-    if data == bytes(BLOCK):
-        return registers.INITIAL
-    mark, where, value, _ = STAMP.unpack(data[:STAMP.size])
-    expect("a block that is read", mark == MARK and where == block and data == stamped(block, value), f"one stamp of block {block}", data[:64].hex())
-    return value
 
 
 class Network:
@@ -148,81 +131,6 @@ class Contender(Server):
         self.args = []
 
 
-class History:
-    """Every operation. Threads append; the list is looked at when they have ended."""
-
-    def __init__(self):
-        self.ops = []
-        self.last_value = 0
-        self.lock = threading.Lock()   # of last_value
-        self.last_acknowledged = (0.0, None)   # when, and by which server
-        self.wrong = None   # the first impossible reply
-
-    def new_value(self):
-        with self.lock:
-            self.last_value += 1
-            return self.last_value
-
-    def begin(self, kind, block, value, server):
-        op = Op(kind, block, value, server, time.monotonic())
-        self.ops.append(op)
-        return op
-
-    def end(self, op, is_ok):
-        op.end, op.is_ok = time.monotonic(), is_ok
-        if is_ok and op.kind == WRITE:
-            self.last_acknowledged = (op.end, op.server)
-
-
-class Client(threading.Thread):
-    """One connection to one server, made again whenever it ends, which keeps DEPTH requests in flight."""
-
-    def __init__(self, server, history, seed):
-        super().__init__(daemon=True)
-        self.server, self.history = server, history
-        self.chance = random.Random(seed)
-        self.stopping, self.away = threading.Event(), threading.Event()
-
-    def run(self):
-        while not self.stopping.is_set():
-            if not self.away.is_set():
-                try:
-                    with Wire(self.server.socket_path, timeout=20) as wire:
-                        wire.start()
-                        if not wire.option(OPT_GO, go_data("disk"))[-1].type & REP_ERR:
-                            self.use(wire)
-                except (OSError, Failure):
-                    pass   # the connection is gone: what it had in flight stays without an answer
-            self.stopping.wait(self.chance.random() * 0.1)
-
-    def use(self, wire):
-        while not self.stopping.is_set() and not self.away.is_set():
-            in_flight = {}
-            for _ in range(DEPTH):
-                block = self.chance.randrange(BLOCKS)
-                if self.chance.random() < 0.6:
-                    value = self.history.new_value()
-                    op = self.history.begin(WRITE, block, value, self.server.number)
-                    in_flight[wire.request(CMD_WRITE, block * BLOCK, BLOCK, payload=stamped(block, value))] = op
-                else:
-                    op = self.history.begin(READ, block, None, self.server.number)
-                    in_flight[wire.request(CMD_READ, block * BLOCK, BLOCK)] = op
-            failed = False
-            while in_flight:
-                cookie, reply = wire.reply()
-                op = in_flight.pop(cookie)
-                if op.kind == READ and not reply.error:
-                    try:
-                        op.value = value_of(op.block, bytes(reply.data))
-                    except Failure as error:
-                        self.history.wrong = self.history.wrong or error
-                        return
-                self.history.end(op, not reply.error)
-                failed = failed or reply.error
-            if failed:
-                return
-
-
 class Fight:
     """The servers, their clients, and what is done to them."""
 
@@ -236,9 +144,9 @@ class Fight:
 
     def __enter__(self):
         for number in range(SERVERS):
-            self.servers.append(Contender(number, self.network, volumes={"disk": BLOCKS * BLOCK}, store=self.store))
+            self.servers.append(Contender(number, self.network, volumes={"disk": VOLUME_BYTES}, store=self.store))
         for server in self.servers:
-            self.clients += [Client(server, self.history, self.chance.random()) for _ in range(CONNECTIONS)]
+            self.clients += [Client(server, server.number, self.history, self.chance.random(), patience_s=20) for _ in range(CONNECTIONS)]
         for client in self.clients:
             client.start()
         self.wait_for_progress("the start")

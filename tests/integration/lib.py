@@ -231,7 +231,7 @@ class Server:
             if self.process.poll() is not None:
                 raise Failure("starting the server", "listening", f"exit status {self.process.returncode}\n{self.log_tail()}")
             if time.monotonic() > deadline:
-                raise Failure("starting the server", "`listening on` within 30 s", open(out_path).read())
+                raise Failure("starting the server", "`listening on` within 30 s", open(out_path).read() + self.log_tail())
             time.sleep(0.005)
         return self
 
