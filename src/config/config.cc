@@ -212,7 +212,9 @@ class FdbTable {
   Result<void> read_options(const toml::value& value) {
     if (!value.is_table()) return wrong_type("a table of network options, as { NAME = VALUE }");
     const Keys own_keys = keys();
-    for (const auto& [name, option] : value.as_table()) {
+    for (const auto& entry : value.as_table()) {
+      const std::string& name = entry.first;
+      const toml::value& option = entry.second;
       const auto wrong = [&](std::string_view what) {
         return error_at(file_name_, option, fmt::format("key \"fdb.options.{}\": {}", name, what));
       };

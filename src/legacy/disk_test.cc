@@ -23,6 +23,7 @@ namespace {
 using ::testing::AllOf;
 using ::testing::HasSubstr;
 
+constexpr uint64_t kKiB = 1ULL << 10;
 constexpr uint64_t kGiB = 1ULL << 30;
 constexpr WallTime kNow{std::chrono::milliseconds(1'700'000'100'000)};
 
@@ -158,17 +159,17 @@ TEST_F(LegacyDisk, WhatIsNotStoredIsKnownWithoutReadingIt) {
   auto disk = open("py", "example");
   ASSERT_TRUE(disk);
   EXPECT_EQ(*loop_.run((*disk)->find_data(loop_, 5)), 5U);  // inside a block
-  EXPECT_EQ(*loop_.run((*disk)->find_data(loop_, 3 * 1024)), 255U * 1024);
-  EXPECT_EQ(*loop_.run((*disk)->find_data(loop_, 257 * 1024 + 1)), 65535U * 1024);
+  EXPECT_EQ(*loop_.run((*disk)->find_data(loop_, 3 * kKiB)), 255 * kKiB);
+  EXPECT_EQ(*loop_.run((*disk)->find_data(loop_, 257 * kKiB + 1)), 65535 * kKiB);
   std::vector<std::byte> bytes(4096, std::byte{1});
-  EXPECT_EQ(*loop_.run((*disk)->read(loop_, 100 * 1024, bytes)), false);
+  EXPECT_EQ(*loop_.run((*disk)->read(loop_, 100 * kKiB, bytes)), false);
   EXPECT_EQ(bytes, std::vector<std::byte>(4096));
-  EXPECT_EQ(*loop_.run((*disk)->read(loop_, 254 * 1024, bytes)), true);
+  EXPECT_EQ(*loop_.run((*disk)->read(loop_, 254 * kKiB, bytes)), true);
 
   auto big = open("array", "big");
   ASSERT_TRUE(big);
   EXPECT_EQ(*loop_.run((*big)->find_data(loop_, 2 * kGiB + 4096)), 3 * kGiB);
-  EXPECT_EQ(*loop_.run((*big)->find_data(loop_, 4 * kGiB + 64 * 1024)), 5 * kGiB);
+  EXPECT_EQ(*loop_.run((*big)->find_data(loop_, 4 * kGiB + 64 * kKiB)), 5 * kGiB);
 }
 
 TEST_F(LegacyDisk, AReadAcrossTwoGibibytesHasBothSides) {
@@ -203,12 +204,12 @@ TEST_F(LegacyDisk, ADamagedBlockIsNamed) {
   for (const char* string : {"dev", "example", "blocks"}) append_bytes(key, string);
   const std::string prefix = key;
   append_integer(key, 255);
-  std::vector<std::byte> bytes(64 * 1024);
+  std::vector<std::byte> bytes(64 * kKiB);
   for (const std::string& value :
        {std::string("no zlib"), std::string(), std::string("\x78\x9c\x03\0\0\0\0\x01", 8)}) {
     set(key, value);
     auto disk = open("py", "example");
-    const auto read = loop_.run((*disk)->read(loop_, 224 * 1024, bytes));
+    const auto read = loop_.run((*disk)->read(loop_, 224 * kKiB, bytes));
     ASSERT_FALSE(read);
     EXPECT_EQ(read.error().code, Errc::corruption);
     EXPECT_THAT(read.error().what, AllOf(HasSubstr("example"), HasSubstr("block 255 ")));
