@@ -176,7 +176,7 @@ Task<Result<std::string>> Catalog::resolve(std::string name) {
 
 Task<Result<uint64_t>> Catalog::count_data_blocks(const Records& records) {
   if (const auto opened = find_open(records.volume.id);
-      opened && opened->volume && !opened->volume->is_retired())
+      opened && opened->volume && !opened->closing && !opened->volume->is_retired())
     co_return opened->volume->used_bytes() >> records.volume.block_shift;
   const LayerId layer = records.fence.top_layer;
   const std::string usage_key = keys_.usage(layer);
@@ -392,9 +392,11 @@ Task<Result<void>> Catalog::rename(std::string name, std::string new_name) {
   std::optional<VolumeId> id;
   auto body = [&](kv::Transaction& transaction) { return rename_in(transaction, name, new_name, id); };
   CO_RETURN_IF_ERROR(co_await transact<void>(body));
-  if (const auto opened = find_open(*id); opened && opened->volume) {
-    Volume& volume = *opened->volume;
-    post(*opened->executor, [&volume, new_name] { volume.set_name(new_name); });
+  if (const auto opened = find_open(*id); opened && opened->volume && !opened->closing) {
+    // It may be closed on that executor before this runs there.
+    post(*opened->executor, [opened, new_name] {
+      if (opened->volume) opened->volume->set_name(new_name);
+    });
   }
   co_return Result<void>{};
 }

@@ -79,6 +79,25 @@ TEST_F(StoreTest, VolumesAreMadeListedRenamedResizedAndRemoved) {
   EXPECT_EQ(run(store_->list_volumes()).value().size(), 1U);
 }
 
+// What sanitizers see: a verb does not touch a volume that its last user has just let go.
+TEST_F(StoreTest, VerbsAndTheEndOfASessionDoNotMeet) {
+  for (uint64_t seed = 1; seed <= 100; ++seed) {
+    SimLoop loop(seed);
+    const auto engine = kv::open_memory_engine({.seed = seed}).value();
+    Store::Options options;
+    options.volume_executors = {&loop};
+    const auto store = loop.run(open_store(*engine, loop, options)).value();
+    ASSERT_TRUE(loop.run(
+        store->create("a", {.size_bytes = 1 << 20, .block_bytes = 4096, .compression = Compression::lz4})));
+    auto disk = loop.run(store->open(loop, "a")).value();
+    disk.reset();
+    for (uint64_t i = 0; i < seed % 20; ++i) loop.step();
+    ASSERT_TRUE(loop.run(store->rename("a", "b"))) << seed;
+    ASSERT_TRUE(loop.run(store->info("b"))) << seed;
+    loop.run(store->close());
+  }
+}
+
 TEST_F(StoreTest, ImpossibleSizesAndBlockSizesAreRefused) {
   for (const uint64_t size :
        {uint64_t{0}, uint64_t{511}, uint64_t{513}, limits::kMaxVolumeBytes + 512, UINT64_MAX}) {
