@@ -137,9 +137,11 @@ class Cluster:
         shutil.rmtree(self.root, ignore_errors=True)
 
     def cli(self, command, timeout_s=10):
+        # Options of the client, such as that it misbehaves, are for what is tested.
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("FDB_NETWORK_OPTION_")}
         return subprocess.run(
             [*self.launcher, find_tool("fdbcli"), "-C", self.cluster_file, "--exec", command, "--timeout", str(timeout_s)],
-            capture_output=True, text=True, check=False)
+            capture_output=True, text=True, check=False, env=environment)
 
     def status(self):
         text = self.cli("status json", STATUS_TIMEOUT_S).stdout

@@ -140,6 +140,7 @@ class Fight:
         self.store = f"fdb:{cluster.cluster_file}?prefix=ownership"
         self.servers, self.clients = [], []
         self.stale_reads = []   # (from, to, server that took the volume by force or None): others may answer reads from their past
+        self.events = []        # what happened, as text
         self.owners = []        # who acknowledged writes at the end of each round
 
     def __enter__(self):
@@ -152,7 +153,11 @@ class Fight:
         self.wait_for_progress("the start")
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, kind, error, _):
+        if error is not None:
+            error.add_note(f"the last events: {', '.join(self.events[-5:])}")
+            for server in self.servers:
+                error.add_note(f"the end of the log of server {server.number}:\n{server.log_tail(30)}")
         for client in self.clients:
             client.stopping.set()
         for server in self.servers:
@@ -174,8 +179,7 @@ class Fight:
             if self.history.wrong:
                 raise self.history.wrong
             if time.monotonic() - since > PROGRESS_TIMEOUT_S:
-                logs = "\n".join(f"server {server.number}:\n{server.log_tail()}" for server in self.servers)
-                raise Failure(f"after {what}", f"an acknowledged write within {PROGRESS_TIMEOUT_S} s", f"none\n{logs}")
+                raise Failure(f"after {what}", f"an acknowledged write within {PROGRESS_TIMEOUT_S} s", "none")
             time.sleep(0.02)
         self.owners.append(self.history.last_acknowledged[1])
 
@@ -277,6 +281,7 @@ def every_reply_of_servers_that_fight_for_a_volume_fits_one_order():
                 events += [fight.partition, fight.partition]
             for number in range(ROUNDS):
                 event = chance.choice(events)
+                fight.events.append(f"{number} {event.__name__} (owner {fight.owner().number})")
                 event()
                 fight.wait_for_progress(f"round {number}, {event.__name__}")
                 time.sleep(chance.uniform(0, 0.5))
