@@ -89,6 +89,15 @@ inline constexpr auto kHandoverTimeout = std::chrono::seconds(30);
 inline constexpr auto kHandoverPoll = std::chrono::milliseconds(20);
 inline constexpr auto kTakeoverGrace = std::chrono::seconds(60);  // for the clients to come over
 
+// Snapshots.
+inline constexpr uint32_t kMaxVolumesPerSnapshot = 1000;   // of one instant
+inline constexpr uint32_t kMaxSnapshotsPerRemoval = 1000;  // of one transaction
+inline constexpr uint64_t kMergeStepBytes = 256 * kKiB;    // of blocks that one step moves to another layer
+inline constexpr uint32_t kMergeStepsPerTurn = 64;         // then other jobs and openers get a turn
+// A step is followed by a pause as long as itself, up to this, so that clients have their share of the store.
+inline constexpr auto kMaxJobPause = std::chrono::milliseconds(50);
+inline constexpr auto kJobRetryDelay = std::chrono::milliseconds(200);  // of a job that has to wait
+
 // Transactions.
 inline constexpr uint64_t kCommitTargetBytes = 256 * kKiB;  // group commit closes a transaction here
 inline constexpr uint64_t kMaxTransactionBytes = kMiB;

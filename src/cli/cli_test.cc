@@ -205,11 +205,13 @@ TEST(Load, PercentilesAreOrderStatistics) {
 TEST(Completion, EveryShellKnowsEveryVerbAndFlag) {
   const std::vector<VerbSummary> verbs = {
       {.name = "info", .description = "Tell a volume's tale", .flags = {"--json"}, .takes_volume = true},
+      {.name = "clone", .description = "Clone", .flags = {}, .takes_snapshot = true},
       {.name = "import", .description = "Read", .flags = {"--size"}, .takes_file = true}};
   for (const char* shell : {"bash", "zsh", "fish"}) {
     const auto script = completion_script(shell, verbs, {"--store"});
     ASSERT_TRUE(script.has_value());
-    for (const char* word : {"info", "import", "json", "size", "store", "ls --names"}) {
+    for (const char* word :
+         {"info", "import", "json", "size", "store", "ls --names", "ls --names --snapshots"}) {
       EXPECT_THAT(*script, HasSubstr(word)) << shell;
     }
   }

@@ -30,6 +30,8 @@ std::vector<VerbSummary> summarize(const CLI::App& app) {
       const std::string argument = option->get_positional() ? option->get_name(true) : "";
       summary.takes_volume |=
           argument == "VOL" && verb->get_name() != "create" && verb->get_name() != "import";
+      summary.takes_volume |= argument == "VOL@SNAP" && verb->get_name() == "snap";
+      summary.takes_snapshot |= argument == "VOL@SNAP" && verb->get_name() != "snap";
       summary.takes_file |= argument == "FILE";
     }
     verbs.push_back(std::move(summary));

@@ -49,12 +49,17 @@ void add_create(CLI::App& app, Context& context) {
   });
 }
 
-std::string volumes_table(const std::vector<volume::VolumeInfo>& volumes) {
+std::string volumes_table(const std::vector<volume::VolumeInfo>& volumes, bool with_snapshots) {
   std::vector<std::vector<std::string>> rows;
   for (const auto& volume : volumes) {
     rows.push_back({volume.name, format_size(volume.size_bytes), format_size(volume.used_bytes),
                     format_size(volume.block_bytes), control::format_time(volume.created),
                     sessions_text(volume.sessions_count)});
+    if (!with_snapshots) continue;
+    for (const auto& snapshot : volume.snapshots) {
+      rows.push_back({volume.name + '@' + snapshot.name, format_size(snapshot.size_bytes), "",
+                      format_size(volume.block_bytes), control::format_time(snapshot.created), ""});
+    }
   }
   return format_table({{"NAME"},
                        {.title = "SIZE", .right_aligned = true},
@@ -69,18 +74,24 @@ void add_list(CLI::App& app, Context& context) {
   struct Options {
     bool json = false;
     bool names = false;
+    bool snapshots = false;
   };
   auto options = std::make_shared<Options>();
   CLI::App* verb = app.add_subcommand("ls", "List the volumes")->alias("list");
   verb->add_flag("--json", options->json, "As JSON");
   verb->add_flag("--names", options->names, "Nothing but the names, one a line");
+  verb->add_flag("--snapshots", options->snapshots, "The snapshots too; --json always has them");
   verb->callback([options, &context] {
     context.run = [options, &context]() -> Result<void> {
       ASSIGN_OR_RETURN(const std::string result, context.ask(control::ListRequest{}));
       if (options->json) return print(result + "\n"), Result<void>();
       ASSIGN_OR_RETURN(const auto volumes, control::read_volumes(result));
-      if (!options->names) return print(volumes_table(volumes)), Result<void>();
-      for (const auto& volume : volumes) print(volume.name + "\n");
+      if (!options->names) return print(volumes_table(volumes, options->snapshots)), Result<void>();
+      for (const auto& volume : volumes) {
+        print(volume.name + "\n");
+        if (!options->snapshots) continue;
+        for (const auto& snapshot : volume.snapshots) print(volume.name + '@' + snapshot.name + "\n");
+      }
       return {};
     };
   });
@@ -92,14 +103,17 @@ void add_info(CLI::App& app, Context& context) {
     bool json = false;
   };
   auto options = std::make_shared<Options>();
-  CLI::App* verb = app.add_subcommand("info", "Tell all about one volume");
-  verb->add_option("VOL", options->name, "The volume")->required();
+  CLI::App* verb = app.add_subcommand("info", "Tell all about one volume or snapshot");
+  verb->add_option("VOL", options->name, "The volume, or VOL@SNAP")->required();
   verb->add_flag("--json", options->json, "As JSON");
   verb->callback([options, &context] {
     context.run = [options, &context]() -> Result<void> {
       ASSIGN_OR_RETURN(const std::string result, context.ask(control::InfoRequest{options->name}));
       if (options->json) return print(result + "\n"), Result<void>();
       ASSIGN_OR_RETURN(const volume::VolumeInfo volume, control::read_volume(result));
+      std::string snapshots;
+      for (const auto& snapshot : volume.snapshots)
+        snapshots += (snapshots.empty() ? "" : ", ") + snapshot.name;
       print(format_fields({{"Name", volume.name},
                            {"Size", format_size_exactly(volume.size_bytes)},
                            {"Used", format_size_exactly(volume.used_bytes)},
@@ -107,7 +121,8 @@ void add_info(CLI::App& app, Context& context) {
                            {"Compression", std::string(volume::compression_name(volume.compression))},
                            {"Created", control::format_time(volume.created)},
                            {"Read-only", volume.read_only ? "yes" : "no"},
-                           {"Sessions", sessions_text(volume.sessions_count)}}));
+                           {"Sessions", sessions_text(volume.sessions_count)},
+                           {"Snapshots", snapshots.empty() ? "none" : snapshots}}));
       return {};
     };
   });
@@ -135,12 +150,22 @@ void add_resize(CLI::App& app, Context& context) {
 }
 
 void add_remove(CLI::App& app, Context& context) {
-  auto name = std::make_shared<std::string>();
-  CLI::App* verb = app.add_subcommand("rm", "Remove a volume and its data")->alias("remove")->alias("delete");
-  verb->add_option("VOL", *name, "The volume")->required();
-  verb->callback([name, &context] {
-    context.run = [name, &context]() -> Result<void> {
-      RETURN_IF_ERROR(context.ask(control::RemoveRequest{*name}));
+  struct Options {
+    std::string name;
+    bool with_snapshots = false;
+  };
+  auto options = std::make_shared<Options>();
+  CLI::App* verb = app.add_subcommand("rm", "Remove a volume and its data, or a snapshot")
+                       ->alias("remove")
+                       ->alias("delete");
+  verb->add_option("VOL", options->name, "The volume, or VOL@SNAP")->required();
+  verb->add_flag(
+      "--snapshots", options->with_snapshots,
+      "With all its snapshots; without this a volume that has any is kept. Clones stay as they are");
+  verb->callback([options, &context] {
+    context.run = [options, &context]() -> Result<void> {
+      RETURN_IF_ERROR(context.ask(
+          control::RemoveRequest{.name = options->name, .with_snapshots = options->with_snapshots}));
       return {};
     };
   });

@@ -31,19 +31,21 @@ std::string verb_names(const std::vector<VerbSummary>& verbs) {
   return names;
 }
 
+// As a pattern of the shells; one that nothing matches where there is none.
 std::string names_where(const std::vector<VerbSummary>& verbs, bool VerbSummary::* property) {
   std::string names;
   for (const auto& verb : verbs) {
     if (verb.*property) names += (names.empty() ? "" : "|") + verb.name;
   }
-  return names;
+  return names.empty() ? "-" : names;
 }
 
 std::string bash_script(const std::vector<VerbSummary>& verbs, const std::vector<std::string>& global_flags) {
   std::string cases;
   for (const auto& verb : verbs)
     cases += fmt::format("    {}) flags={} ;;\n", verb.name, quoted(joined(verb.flags)));
-  return fmt::format(R"SHELL(# bash completion for fdb-nbd; see `fdb-nbd completion --help`.
+  return fmt::format(
+      R"SHELL(# bash completion for fdb-nbd; see `fdb-nbd completion --help`.
 _fdb_nbd() {{
   local word=${{COMP_WORDS[COMP_CWORD]}} verb= store=() flags= i
   for ((i = 1; i < COMP_CWORD; i++)); do
@@ -61,6 +63,15 @@ _fdb_nbd() {{
     return
   fi
   COMPREPLY=()
+  # "@" ends a word of its own for bash.
+  local stem=
+  if [[ $word == @ ]]; then stem=${{COMP_WORDS[COMP_CWORD - 1]}}@ word=
+  elif [[ ${{COMP_WORDS[COMP_CWORD - 1]}} == @ ]]; then stem=${{COMP_WORDS[COMP_CWORD - 2]}}@
+  fi
+  case $verb in
+    {5}) mapfile -t COMPREPLY < <(compgen -W "$("${{COMP_WORDS[0]}}" "${{store[@]}}" ls --names --snapshots 2>/dev/null | grep @)" -- "$stem$word")
+      COMPREPLY=("${{COMPREPLY[@]#"$stem"}}") ;;
+  esac
   case $verb in
     {3}) mapfile -t COMPREPLY < <(compgen -W "$("${{COMP_WORDS[0]}}" "${{store[@]}}" ls --names 2>/dev/null)" -- "$word") ;;
   esac
@@ -70,9 +81,8 @@ _fdb_nbd() {{
 }}
 complete -o filenames -F _fdb_nbd fdb-nbd
 )SHELL",
-                     verb_names(verbs), joined(global_flags), cases,
-                     names_where(verbs, &VerbSummary::takes_volume),
-                     names_where(verbs, &VerbSummary::takes_file));
+      verb_names(verbs), joined(global_flags), cases, names_where(verbs, &VerbSummary::takes_volume),
+      names_where(verbs, &VerbSummary::takes_file), names_where(verbs, &VerbSummary::takes_snapshot));
 }
 
 std::string zsh_script(const std::vector<VerbSummary>& verbs, const std::vector<std::string>& global_flags) {
@@ -111,13 +121,17 @@ _fdb_nbd() {{
     {3}) volumes=(${{(f)"$($words[1] $store ls --names 2>/dev/null)"}}); compadd -- $volumes ;;
   esac
   case $verb in
+    {5}) volumes=(${{(f)"$($words[1] $store ls --names --snapshots 2>/dev/null | grep @)"}}); compadd -- $volumes ;;
+  esac
+  case $verb in
     {4}) _files ;;
   esac
 }}
 _fdb_nbd "$@"
 )SHELL",
                      described, joined(global_flags), cases, names_where(verbs, &VerbSummary::takes_volume),
-                     names_where(verbs, &VerbSummary::takes_file));
+                     names_where(verbs, &VerbSummary::takes_file),
+                     names_where(verbs, &VerbSummary::takes_snapshot));
 }
 
 std::string fish_script(const std::vector<VerbSummary>& verbs, const std::vector<std::string>& global_flags) {
@@ -136,6 +150,10 @@ std::string fish_script(const std::vector<VerbSummary>& verbs, const std::vector
     }
     if (verb.takes_volume)
       text += fmt::format("complete -c fdb-nbd {} -a '(fdb-nbd ls --names 2>/dev/null)'\n", condition);
+    if (verb.takes_snapshot) {
+      text += fmt::format(
+          "complete -c fdb-nbd {} -a '(fdb-nbd ls --names --snapshots 2>/dev/null | grep @)'\n", condition);
+    }
     if (verb.takes_file) text += fmt::format("complete -c fdb-nbd {} -F\n", condition);
   }
   return text;

@@ -13,6 +13,7 @@ struct VerbSummary {
   std::string description;
   std::vector<std::string> flags;  // "--json"
   bool takes_volume = false;       // as its first argument
+  bool takes_snapshot = false;     // the same
   bool takes_file = false;
 };
 

@@ -66,6 +66,7 @@ int run(int argc, char** argv) {
       "7 store unreachable, 8 no space, 9 corruption found, 10 differs.");
   add_serve_command(app, context);
   add_volume_commands(app, context);
+  add_snapshot_commands(app, context);
   add_transfer_commands(app, context);
   add_report_commands(app, context);
   add_lock_commands(app, context);

@@ -22,7 +22,8 @@ Task<Result<volume::VolumeInfo>> FakeStore::create(std::string name, volume::Cre
                                 .compression = options.compression,
                                 .created = WallTime(std::chrono::seconds(1'700'000'000)),
                                 .read_only = false,
-                                .sessions_count = 0};
+                                .sessions_count = 0,
+                                .snapshots = {}};
   volumes[std::move(name)] = info;
   co_return info;
 }
@@ -48,10 +49,12 @@ Task<Result<volume::VolumeInfo>> FakeStore::resize(std::string name, uint64_t si
   co_return found->second;
 }
 
-Task<Result<void>> FakeStore::remove(std::string name) {
+Task<Result<void>> FakeStore::remove(std::string name, bool with_snapshots) {
   const auto found = volumes.find(name);
   if (found == volumes.end()) co_return no_volume(name);
   if (found->second.sessions_count > 0) co_return fail(Errc::busy, name + " is in use");
+  if (!found->second.snapshots.empty() && !with_snapshots)
+    co_return fail(Errc::busy, name + " has snapshots");
   volumes.erase(found);
   co_return Result<void>();
 }
@@ -77,6 +80,31 @@ Task<Result<std::vector<volume::LockInfo>>> FakeStore::list_locks() {
 Task<Result<std::string>> FakeStore::break_lock(std::string name) {
   if (!volumes.contains(name)) co_return no_volume(name);
   co_return "host a";
+}
+
+Task<Result<void>> FakeStore::snapshot(std::vector<std::string> names) {
+  for (const std::string& name : names) {
+    auto parsed = volume::parse_snapshot_name(name);
+    if (!parsed) co_return propagate(parsed);
+    const auto found = volumes.find(parsed->volume);
+    if (found == volumes.end()) co_return no_volume(parsed->volume);
+    found->second.snapshots.push_back({parsed->snapshot, found->second.size_bytes, found->second.created});
+  }
+  co_return Result<void>();
+}
+
+Task<Result<volume::VolumeInfo>> FakeStore::rollback(std::string snapshot_name) {
+  co_return co_await info(snapshot_name.substr(0, snapshot_name.find('@')));
+}
+
+Task<Result<volume::VolumeInfo>> FakeStore::clone(std::string snapshot_name, std::string new_name) {
+  const auto found = volumes.find(snapshot_name.substr(0, snapshot_name.find('@')));
+  if (found == volumes.end()) co_return no_volume(snapshot_name);
+  volume::VolumeInfo info = found->second;
+  info.name = new_name;
+  info.snapshots.clear();
+  volumes[new_name] = info;
+  co_return info;
 }
 
 Task<Result<volume::VolumeUsage>> FakeStore::usage(std::string name, volume::Progress* progress) {

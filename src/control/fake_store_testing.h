@@ -28,7 +28,10 @@ class FakeStore final : public volume::Store {
   Task<Result<std::vector<volume::VolumeInfo>>> list_volumes() override;
   Task<Result<volume::VolumeInfo>> info(std::string name) override;
   Task<Result<volume::VolumeInfo>> resize(std::string name, uint64_t size_bytes, bool allow_shrink) override;
-  Task<Result<void>> remove(std::string name) override;
+  Task<Result<void>> remove(std::string name, bool with_snapshots) override;
+  Task<Result<void>> snapshot(std::vector<std::string> names) override;
+  Task<Result<volume::VolumeInfo>> rollback(std::string snapshot_name) override;
+  Task<Result<volume::VolumeInfo>> clone(std::string snapshot_name, std::string new_name) override;
   Task<Result<void>> rename(std::string name, std::string new_name) override;
   Task<Result<volume::VolumeUsage>> usage(std::string name, volume::Progress* progress) override;
   Task<Result<volume::CheckReport>> check(std::optional<std::string> name,

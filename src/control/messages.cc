@@ -89,6 +89,13 @@ class Fields {
     if (!time) return refuse(std::move(time.error().what));
     value = *time;
   }
+  void convert(const char* key, const Json& json, std::vector<std::string>& value) {
+    if (!json.is_array()) return refuse(fmt::format("\"{}\" has to be an array", key));
+    for (const Json& element : json) {
+      if (!element.is_string()) return refuse(fmt::format("\"{}\" has to hold strings", key));
+      value.push_back(element.get<std::string>());
+    }
+  }
   void convert(const char* key, const Json& json, Json& value) {
     if (!json.is_array()) return refuse(fmt::format("\"{}\" has to be an array", key));
     value = json;
@@ -130,8 +137,19 @@ void put(Json& json, const ResizeRequest& request) {
 }
 void put(Json& json, const RemoveRequest& request) {
   json["name"] = request.name;
+  json["with_snapshots"] = request.with_snapshots;
 }
 void put(Json& json, const RenameRequest& request) {
+  json["name"] = request.name;
+  json["new_name"] = request.new_name;
+}
+void put(Json& json, const SnapRequest& request) {
+  json["names"] = request.names;
+}
+void put(Json& json, const RollbackRequest& request) {
+  json["name"] = request.name;
+}
+void put(Json& json, const CloneRequest& request) {
   json["name"] = request.name;
   json["new_name"] = request.new_name;
 }
@@ -163,8 +181,19 @@ void take(Fields& fields, ResizeRequest& request) {
 }
 void take(Fields& fields, RemoveRequest& request) {
   request.name = fields.take<std::string>("name");
+  request.with_snapshots = fields.take_optional<bool>("with_snapshots").value_or(false);
 }
 void take(Fields& fields, RenameRequest& request) {
+  request.name = fields.take<std::string>("name");
+  request.new_name = fields.take<std::string>("new_name");
+}
+void take(Fields& fields, SnapRequest& request) {
+  request.names = fields.take<std::vector<std::string>>("names");
+}
+void take(Fields& fields, RollbackRequest& request) {
+  request.name = fields.take<std::string>("name");
+}
+void take(Fields& fields, CloneRequest& request) {
   request.name = fields.take<std::string>("name");
   request.new_name = fields.take<std::string>("new_name");
 }
@@ -218,7 +247,29 @@ void put_volume(Json& json, const volume::VolumeInfo& volume) {
   json["created"] = format_time(volume.created);
   json["read_only"] = volume.read_only;
   json["sessions"] = volume.sessions_count;
-  json["snapshots"] = Json::array();
+  Json& snapshots = json["snapshots"] = Json::array();
+  for (const auto& snapshot : volume.snapshots) {
+    Json& element = snapshots.emplace_back();
+    element["name"] = snapshot.name;
+    element["size_bytes"] = snapshot.size_bytes;
+    element["created"] = format_time(snapshot.created);
+  }
+}
+
+std::vector<volume::SnapshotInfo> take_snapshots(Fields& fields) {
+  std::vector<volume::SnapshotInfo> snapshots;
+  for (const Json& element : fields.take<Json>("snapshots")) {
+    if (!element.is_object()) {
+      fields.refuse("\"snapshots\" holds something that is not an object");
+      break;
+    }
+    Fields inner(element);
+    snapshots.push_back({.name = inner.take<std::string>("name"),
+                         .size_bytes = inner.take<uint64_t>("size_bytes"),
+                         .created = inner.take<WallTime>("created")});
+    if (auto done = inner.finish(Errc::protocol, false); !done) fields.refuse(std::move(done.error().what));
+  }
+  return snapshots;
 }
 
 volume::VolumeInfo take_volume(Fields& fields) {
@@ -230,7 +281,8 @@ volume::VolumeInfo take_volume(Fields& fields) {
           .compression = fields.take<volume::Compression>("compression"),
           .created = fields.take<WallTime>("created"),
           .read_only = fields.take<bool>("read_only"),
-          .sessions_count = fields.take<uint32_t>("sessions")};
+          .sessions_count = fields.take<uint32_t>("sessions"),
+          .snapshots = take_snapshots(fields)};
 }
 
 volume::VolumeUsage take_usage(Fields& fields) {
@@ -295,6 +347,8 @@ Result<T> finished(Fields& fields, T value) {
 bool only_reads(const Request& request) {
   return !std::holds_alternative<CreateRequest>(request) && !std::holds_alternative<ResizeRequest>(request) &&
          !std::holds_alternative<RemoveRequest>(request) && !std::holds_alternative<RenameRequest>(request) &&
+         !std::holds_alternative<SnapRequest>(request) && !std::holds_alternative<RollbackRequest>(request) &&
+         !std::holds_alternative<CloneRequest>(request) &&
          !std::holds_alternative<LockBreakRequest>(request) && !std::holds_alternative<NbdRequest>(request);
 }
 

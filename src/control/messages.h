@@ -49,6 +49,7 @@ struct ResizeRequest {
 struct RemoveRequest {
   static constexpr std::string_view kVerb = "rm";
   std::string name;
+  bool with_snapshots = false;
   friend bool operator==(const RemoveRequest&, const RemoveRequest&) = default;
 };
 struct RenameRequest {
@@ -56,6 +57,22 @@ struct RenameRequest {
   std::string name;
   std::string new_name;
   friend bool operator==(const RenameRequest&, const RenameRequest&) = default;
+};
+struct SnapRequest {
+  static constexpr std::string_view kVerb = "snap";
+  std::vector<std::string> names;  // VOL@SNAP
+  friend bool operator==(const SnapRequest&, const SnapRequest&) = default;
+};
+struct RollbackRequest {
+  static constexpr std::string_view kVerb = "rollback";
+  std::string name;  // VOL@SNAP
+  friend bool operator==(const RollbackRequest&, const RollbackRequest&) = default;
+};
+struct CloneRequest {
+  static constexpr std::string_view kVerb = "clone";
+  std::string name;  // VOL@SNAP
+  std::string new_name;
+  friend bool operator==(const CloneRequest&, const CloneRequest&) = default;
 };
 struct UsageRequest {
   static constexpr std::string_view kVerb = "du";
@@ -86,9 +103,10 @@ struct NbdRequest {
   friend bool operator==(const NbdRequest&, const NbdRequest&) = default;
 };
 
-using Request = std::variant<HelloRequest, CreateRequest, ListRequest, InfoRequest, ResizeRequest,
-                             RemoveRequest, RenameRequest, UsageRequest, CheckRequest, LockListRequest,
-                             LockBreakRequest, StatusRequest, NbdRequest>;
+using Request =
+    std::variant<HelloRequest, CreateRequest, ListRequest, InfoRequest, ResizeRequest, RemoveRequest,
+                 RenameRequest, SnapRequest, RollbackRequest, CloneRequest, UsageRequest, CheckRequest,
+                 LockListRequest, LockBreakRequest, StatusRequest, NbdRequest>;
 
 // Whether carrying it out twice is as good as once.
 bool only_reads(const Request& request);

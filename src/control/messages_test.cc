@@ -34,6 +34,10 @@ TEST(ControlRequest, EveryVerbIsReadAsWritten) {
       InfoRequest{.name = "größe"},
       ResizeRequest{.name = "a", .size_bytes = 512, .allow_shrink = true},
       RemoveRequest{.name = ""},
+      RemoveRequest{.name = "a", .with_snapshots = true},
+      SnapRequest{.names = {"a@1", "b@1"}},
+      RollbackRequest{.name = "a@1"},
+      CloneRequest{.name = "a@1", .new_name = "b"},
       RenameRequest{.name = "a", .new_name = "b"},
       UsageRequest{.name = "a"},
       UsageRequest{},
@@ -171,7 +175,8 @@ volume::VolumeInfo example_volume() {
           .compression = volume::Compression::lz4,
           .created = WallTime(std::chrono::seconds(1'700'000'000)),
           .read_only = false,
-          .sessions_count = 2};
+          .sessions_count = 2,
+          .snapshots = {{"monday", 512, WallTime(std::chrono::seconds(1'600'000'000))}}};
 }
 
 bool same(const volume::VolumeInfo& a, const volume::VolumeInfo& b) {
@@ -179,10 +184,11 @@ bool same(const volume::VolumeInfo& a, const volume::VolumeInfo& b) {
 }
 
 TEST(ControlResult, TheListOfVolumesHasTheDocumentedForm) {
-  EXPECT_EQ(volumes_result({example_volume()}),
-            R"({"schema":1,"volumes":[{"name":"example","id":9,"size_bytes":1073741824,"used_bytes":4096,)"
-            R"("block_size":4096,"compression":"lz4","created":"2023-11-14T22:13:20Z","read_only":false,)"
-            R"("sessions":2,"snapshots":[]}]})");
+  EXPECT_EQ(
+      volumes_result({example_volume()}),
+      R"({"schema":1,"volumes":[{"name":"example","id":9,"size_bytes":1073741824,"used_bytes":4096,)"
+      R"("block_size":4096,"compression":"lz4","created":"2023-11-14T22:13:20Z","read_only":false,)"
+      R"("sessions":2,"snapshots":[{"name":"monday","size_bytes":512,"created":"2020-09-13T12:26:40Z"}]}]})");
   EXPECT_EQ(volumes_result({}), R"({"schema":1,"volumes":[]})");
 }
 

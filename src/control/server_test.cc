@@ -20,7 +20,9 @@ using ::testing::HasSubstr;
 using ::testing::StartsWith;
 
 struct ControlServerTest : ::testing::Test {
-  ControlServerTest() { store.volumes["a"] = {.name = "a", .size_bytes = 4096, .block_bytes = 4096}; }
+  ControlServerTest() {
+    store.volumes["a"] = {.name = "a", .size_bytes = 4096, .block_bytes = 4096, .snapshots = {}};
+  }
 
   // A new connection's other end.
   std::unique_ptr<net::Stream> connect(net::PipeOptions options = {}) {
@@ -102,7 +104,8 @@ TEST_F(ControlServerTest, HelloAndStatusTellOfTheServer) {
 }
 
 TEST_F(ControlServerTest, UsageOfAllVolumesSkipsNone) {
-  store.volumes["b"] = {.name = "b", .size_bytes = 8192, .used_bytes = 8192, .block_bytes = 4096};
+  store.volumes["b"] = {
+      .name = "b", .size_bytes = 8192, .used_bytes = 8192, .block_bytes = 4096, .snapshots = {}};
   const auto client = connect();
   auto answers = loop.run(ask(*client, "{\"verb\":\"du\"}\n", 1));
   while (answers.back().starts_with("{\"progress\"")) answers = loop.run(read_lines(*client, 1));

@@ -67,13 +67,29 @@ Task<Result<std::string>> Service::carry_out(ResizeRequest request, volume::Prog
 }
 
 Task<Result<std::string>> Service::carry_out(RemoveRequest request, volume::Progress& /*progress*/) {
-  CO_RETURN_IF_ERROR(co_await store_.remove(std::move(request.name)));
+  CO_RETURN_IF_ERROR(co_await store_.remove(std::move(request.name), request.with_snapshots));
   co_return done_result();
 }
 
 Task<Result<std::string>> Service::carry_out(RenameRequest request, volume::Progress& /*progress*/) {
   CO_RETURN_IF_ERROR(co_await store_.rename(std::move(request.name), std::move(request.new_name)));
   co_return done_result();
+}
+
+Task<Result<std::string>> Service::carry_out(SnapRequest request, volume::Progress& /*progress*/) {
+  CO_RETURN_IF_ERROR(co_await store_.snapshot(std::move(request.names)));
+  co_return done_result();
+}
+
+Task<Result<std::string>> Service::carry_out(RollbackRequest request, volume::Progress& /*progress*/) {
+  ASSIGN_OR_CO_RETURN(const volume::VolumeInfo volume, co_await store_.rollback(std::move(request.name)));
+  co_return volume_result(volume);
+}
+
+Task<Result<std::string>> Service::carry_out(CloneRequest request, volume::Progress& /*progress*/) {
+  ASSIGN_OR_CO_RETURN(const volume::VolumeInfo volume,
+                      co_await store_.clone(std::move(request.name), std::move(request.new_name)));
+  co_return volume_result(volume);
 }
 
 Task<Result<std::string>> Service::carry_out(UsageRequest request, volume::Progress& progress) {

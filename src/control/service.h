@@ -36,6 +36,9 @@ class Service {
   Task<Result<std::string>> carry_out(ResizeRequest request, volume::Progress& progress);
   Task<Result<std::string>> carry_out(RemoveRequest request, volume::Progress& progress);
   Task<Result<std::string>> carry_out(RenameRequest request, volume::Progress& progress);
+  Task<Result<std::string>> carry_out(SnapRequest request, volume::Progress& progress);
+  Task<Result<std::string>> carry_out(RollbackRequest request, volume::Progress& progress);
+  Task<Result<std::string>> carry_out(CloneRequest request, volume::Progress& progress);
   Task<Result<std::string>> carry_out(UsageRequest request, volume::Progress& progress);
   Task<Result<std::string>> carry_out(CheckRequest request, volume::Progress& progress);
   Task<Result<std::string>> carry_out(LockListRequest request, volume::Progress& progress);

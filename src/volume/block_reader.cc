@@ -9,22 +9,17 @@
 
 namespace fdbnbd::volume {
 
-BlockReader::BlockReader(const KeySpace& keys, LayerId layer, Striping striping, uint32_t block_bytes,
-                         uint64_t offset_bytes, MutableByteView into)
-    : keys_(keys),
-      layer_(layer),
-      striping_(striping),
-      block_bytes_(block_bytes),
-      offset_bytes_(offset_bytes),
-      into_(into) {}
+BlockReader::BlockReader(const KeySpace& keys, Striping striping, uint32_t block_bytes, uint64_t offset_bytes,
+                         MutableByteView into)
+    : keys_(keys), striping_(striping), block_bytes_(block_bytes), offset_bytes_(offset_bytes), into_(into) {}
 
-void BlockReader::add_run(uint64_t first_block, uint64_t blocks_count) {
+void BlockReader::add_run(LayerId layer, uint64_t first_block, uint64_t blocks_count) {
   expected_count_ += blocks_count;
   if (blocks_count >= kRangeFromBlocks) {
-    ranges_.push_back({first_block, blocks_count});
+    ranges_.push_back({layer, first_block, blocks_count});
     return;
   }
-  for (uint64_t i = 0; i < blocks_count; ++i) points_.push_back(first_block + i);
+  for (uint64_t i = 0; i < blocks_count; ++i) points_.push_back({layer, first_block + i});
 }
 
 void BlockReader::cut_ranges(uint64_t range_bytes) {
@@ -35,9 +30,9 @@ void BlockReader::cut_ranges(uint64_t range_bytes) {
     for (uint64_t done = 0; done < run.blocks_count; done += blocks_limit) {
       const uint64_t count = std::min(blocks_limit, run.blocks_count - done);
       if (count == 1) {
-        points_.push_back(run.first_block + done);
+        points_.push_back({run.layer, run.first_block + done});
       } else {
-        ranges_.push_back({run.first_block + done, count});
+        ranges_.push_back({run.layer, run.first_block + done, count});
       }
     }
   }
@@ -48,11 +43,11 @@ Task<Result<std::optional<BlockReader::Failure>>> BlockReader::run(kv::Engine& e
   const size_t key_bytes = keys_.block_key_bytes();
   std::string arena;
   arena.reserve((points_.size() + 2 * ranges_.size()) * key_bytes);
-  for (const uint64_t block : points_) keys_.append_block(arena, layer_, striping_, block);
+  for (const Point& point : points_) keys_.append_block(arena, point.layer, striping_, point.block);
   for (const Run& run : ranges_) {
     // A run stays inside its extent, so its end has the stripe of its last block.
-    keys_.append_block(arena, layer_, striping_, run.first_block);
-    keys_.append_block(arena, layer_, striping_, run.first_block + run.blocks_count - 1);
+    keys_.append_block(arena, run.layer, striping_, run.first_block);
+    keys_.append_block(arena, run.layer, striping_, run.first_block + run.blocks_count - 1);
   }
   kv::BulkRead request;
   std::string_view rest = arena;
@@ -75,7 +70,7 @@ Task<Result<std::optional<BlockReader::Failure>>> BlockReader::run(kv::Engine& e
   if (!result) co_return propagate(result);
   if (delivered_count_ != expected_count_) {
     if (const auto missing = first_missing_block())
-      fail_block(*missing, {Errc::corruption, "it is not in the store"});
+      fail_block(*missing, {Errc::corruption, "it is not in the store"}, true);
   }
   co_return std::move(failure_);
 }
@@ -88,7 +83,7 @@ void BlockReader::on_range_row(size_t range_index, std::string_view key, std::st
 }
 
 void BlockReader::on_point_row(size_t point_index, std::string_view value) {
-  deliver(points_[point_index], value);
+  deliver(points_[point_index].block, value);
 }
 
 void BlockReader::on_unreadable_range_row(size_t, std::string_view key) {
@@ -100,8 +95,8 @@ void BlockReader::on_unreadable_range_row(size_t, std::string_view key) {
 
 void BlockReader::on_unreadable_point(size_t point_index) {
   ++delivered_count_;
-  delivered_blocks_.push_back(points_[point_index]);
-  fail_block(points_[point_index], {Errc::corruption, "the store cannot read it"});
+  delivered_blocks_.push_back(points_[point_index].block);
+  fail_block(points_[point_index].block, {Errc::corruption, "the store cannot read it"});
 }
 
 void BlockReader::deliver(uint64_t block, std::string_view value) {
@@ -126,8 +121,8 @@ void BlockReader::deliver(uint64_t block, std::string_view value) {
   std::memcpy(target.data(), scratch_.data() + (from - block_offset), target.size());
 }
 
-void BlockReader::fail_block(uint64_t block, Error error) {
-  if (!failure_ || block < failure_->block) failure_ = Failure{block, std::move(error)};
+void BlockReader::fail_block(uint64_t block, Error error, bool is_missing) {
+  if (!failure_ || block < failure_->block) failure_ = Failure{block, std::move(error), is_missing};
 }
 
 std::optional<uint64_t> BlockReader::first_missing_block() const {
@@ -138,7 +133,7 @@ std::optional<uint64_t> BlockReader::first_missing_block() const {
   const auto consider = [&](uint64_t block) {
     if (is_missing(block) && (!missing || block < *missing)) missing = block;
   };
-  for (const uint64_t block : points_) consider(block);
+  for (const Point& point : points_) consider(point.block);
   for (const Run& run : ranges_) {
     for (uint64_t i = 0; i < run.blocks_count; ++i) consider(run.first_block + i);
   }

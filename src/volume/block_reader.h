@@ -11,26 +11,26 @@
 #include "kv/engine.h"
 #include "volume/block_codec.h"
 #include "volume/keys.h"
-#include "volume/presence.h"
 
 namespace fdbnbd::volume {
 
-// One bulk read of stored blocks of one layer: turns runs of blocks into keys, and the rows that come back
+// One bulk read of stored blocks: turns runs of blocks into keys, and the rows that come back
 // into verified, unpacked bytes at their place. Used once, in the frame of the coroutine that awaits run().
 class BlockReader final : private kv::RowSink {
  public:
   struct Failure {
     uint64_t block = 0;
     Error error;
+    bool is_missing = false;  // the store has no such row
   };
 
   // The byte range [offset, offset + into.size()) of the volume is read into `into`; blocks that stick out
   // are cut.
-  BlockReader(const KeySpace& keys, LayerId layer, Striping striping, uint32_t block_bytes,
-              uint64_t offset_bytes, MutableByteView into);
+  BlockReader(const KeySpace& keys, Striping striping, uint32_t block_bytes, uint64_t offset_bytes,
+              MutableByteView into);
 
-  // Asks for blocks that are known to be stored. A run does not cross an extent.
-  void add_run(uint64_t first_block, uint64_t blocks_count);
+  // Asks for blocks that are known to be stored in `layer`. A run does not cross an extent.
+  void add_run(LayerId layer, uint64_t first_block, uint64_t blocks_count);
 
   bool empty() const { return expected_count_ == 0; }
 
@@ -51,22 +51,26 @@ class BlockReader final : private kv::RowSink {
   // Cuts ranges so that each has at most `range_bytes` of rows (0: no bound).
   void cut_ranges(uint64_t range_bytes);
   void deliver(uint64_t block, std::string_view value);
-  void fail_block(uint64_t block, Error error);
+  void fail_block(uint64_t block, Error error, bool is_missing = false);
   std::optional<uint64_t> first_missing_block() const;
 
+  struct Point {
+    LayerId layer;
+    uint64_t block;
+  };
   struct Run {
+    LayerId layer;
     uint64_t first_block;
     uint64_t blocks_count;
   };
 
   const KeySpace& keys_;
-  const LayerId layer_;
   const Striping striping_;
   const uint32_t block_bytes_;
   const uint64_t offset_bytes_;
   const MutableByteView into_;
   std::vector<Run> ranges_;
-  std::vector<uint64_t> points_;
+  std::vector<Point> points_;
   uint64_t expected_count_ = 0;
 
   // Written by the engine's thread during run().

@@ -174,12 +174,8 @@ Task<Result<std::string>> Catalog::resolve(std::string name) {
   co_return std::string(keys_.name_of(page->rows.front().key));
 }
 
-Task<Result<uint64_t>> Catalog::count_data_blocks(const Records& records) {
-  if (const auto opened = find_open(records.volume.id);
-      opened && opened->volume && !opened->closing && !opened->volume->is_retired())
-    co_return opened->volume->used_bytes() >> records.volume.block_shift;
-  const LayerId layer = records.fence.top_layer;
-  const std::string usage_key = keys_.usage(layer);
+Task<Result<uint64_t>> Catalog::count_data_blocks(LayerId top, const VolumeRecord& volume) {
+  const std::string usage_key = keys_.usage(top);
   auto read_usage = [&](kv::Transaction& transaction) {
     return transaction.get(usage_key, kv::Isolation::snapshot);
   };
@@ -190,18 +186,21 @@ Task<Result<uint64_t>> Catalog::count_data_blocks(const Records& records) {
     co_return usage.data_blocks_count;
   }
   // Not closed cleanly, or open elsewhere: the bitmaps tell.
-  auto rows = co_await read_all(keys_.layer_begin('B', layer), keys_.layer_end('B', layer));
-  if (!rows) co_return propagate(rows);
-  uint64_t count = 0;
-  for (const kv::KeyValue& row : *rows) {
-    ASSIGN_OR_CO_RETURN(const ExtentBits bits, ExtentBits::decode(row.value));
-    count += bits.data_count();
-  }
-  co_return count;
+  ChainReader chain(engine_, home_, keys_, {volume.block_shift, volume.striping});
+  CO_RETURN_IF_ERROR(co_await chain.load(top));
+  co_return chain.map().data_blocks_count();
 }
 
-Task<Result<VolumeInfo>> Catalog::describe_volume(std::string name, const Records& records) {
-  ASSIGN_OR_CO_RETURN(const uint64_t data_blocks_count, co_await count_data_blocks(records));
+Task<Result<VolumeInfo>> Catalog::describe_volume(std::string name, const Records& records,
+                                                  std::vector<SnapshotInfo> snapshots) {
+  uint64_t data_blocks_count = 0;
+  if (const auto opened = find_open(records.volume.id);
+      opened && opened->volume && !opened->closing && !opened->volume->is_retired()) {
+    data_blocks_count = opened->volume->used_bytes() >> records.volume.block_shift;
+  } else {
+    ASSIGN_OR_CO_RETURN(data_blocks_count,
+                        co_await count_data_blocks(records.fence.top_layer, records.volume));
+  }
   VolumeInfo info;
   info.name = std::move(name);
   info.id = records.volume.id.value;
@@ -210,6 +209,7 @@ Task<Result<VolumeInfo>> Catalog::describe_volume(std::string name, const Record
   info.block_bytes = records.volume.block_bytes();
   info.compression = records.volume.compression;
   info.created = records.volume.created;
+  info.snapshots = std::move(snapshots);
   if (const auto opened = find_open(records.volume.id)) info.sessions_count = opened->sessions_count;
   co_return info;
 }
@@ -260,15 +260,25 @@ Task<Result<void>> Catalog::create_in(kv::Transaction& transaction, const std::s
 }
 
 Task<Result<VolumeInfo>> Catalog::info(std::string name) {
+  if (is_snapshot_name(name)) {
+    ASSIGN_OR_CO_RETURN(SnapshotName parsed, parse_snapshot_name(name));
+    co_return co_await describe_snapshot(std::move(parsed));
+  }
+  std::vector<SnapshotInfo> snapshots;
   ASSIGN_OR_CO_RETURN(const VolumeId id, co_await find(name));
   ASSIGN_OR_CO_RETURN(const Records records, co_await load(id, name));
-  co_return co_await describe_volume(std::move(name), records);
+  auto body = [&](kv::Transaction& transaction) { return read_snapshots(transaction, id, name); };
+  ASSIGN_OR_CO_RETURN(const auto rows, co_await transact<std::vector<SnapshotRow>>(body));
+  for (const SnapshotRow& row : rows)
+    snapshots.push_back({row.name, row.record.size_bytes, row.record.created});
+  co_return co_await describe_volume(std::move(name), records, std::move(snapshots));
 }
 
 Task<Result<std::vector<VolumeInfo>>> Catalog::list_volumes() {
   ASSIGN_OR_CO_RETURN(const auto names, co_await read_all(keys_.type_begin('V'), keys_.type_end('V')));
   ASSIGN_OR_CO_RETURN(const auto volumes, co_await read_all(keys_.type_begin('I'), keys_.type_end('I')));
   ASSIGN_OR_CO_RETURN(const auto fences, co_await read_all(keys_.type_begin('F'), keys_.type_end('F')));
+  ASSIGN_OR_CO_RETURN(auto snapshots, co_await read_all_snapshots());
   // Both are in the order of the ids.
   const auto find_row = [](const std::vector<kv::KeyValue>& rows,
                            const std::string& key) -> const kv::KeyValue* {
@@ -288,7 +298,8 @@ Task<Result<std::vector<VolumeInfo>>> Catalog::list_volumes() {
     const auto fence_record = FenceRecord::decode(fence->value);
     Result<VolumeInfo> described = fail(Errc::corruption, "its records are damaged");
     if (volume_record && fence_record)
-      described = co_await describe_volume(name, Records{*volume_record, *fence_record});
+      described = co_await describe_volume(name, Records{*volume_record, *fence_record},
+                                           std::move(snapshots[name_record->volume]));
     if (!described) {
       log::error("volume \"{}\" is left out of the list: {}; run fdb-nbd check", name,
                  described.error().what);
@@ -318,49 +329,30 @@ Task<Result<VolumeInfo>> Catalog::resize(std::string name, uint64_t size_bytes, 
   co_return co_await info(std::move(name));
 }
 
-Task<Result<void>> Catalog::remove(std::string name) {
+Task<Result<void>> Catalog::remove(std::string name, bool with_snapshots) {
+  if (!is_snapshot_name(name)) co_return co_await remove_volume(std::move(name), with_snapshots);
+  ASSIGN_OR_CO_RETURN(SnapshotName parsed, parse_snapshot_name(name));
+  co_return co_await remove_snapshot(std::move(parsed));
+}
+
+Task<Result<void>> Catalog::remove_volume(std::string name, bool with_snapshots) {
   ASSIGN_OR_CO_RETURN(const VolumeId found, co_await find(name));
-  while (true) {
-    const auto opened = find_open(found);
-    if (!opened) break;
-    if (opened->sessions_count > 0) {
-      co_return fail(Errc::busy,
-                     fmt::format("volume \"{}\" is in use by {} NBD session{}: detach the clients first",
-                                 name, opened->sessions_count, opened->sessions_count == 1 ? "" : "s"));
-    }
-    if (opened->holders_count > 0 && !opened->closing) {
-      co_return fail(Errc::busy, fmt::format("volume \"{}\" is being worked on: wait for that to end", name));
-    }
-    co_await open_changed_.wait();
-  }
-  // Whoever opens it now waits until it is gone.
-  const auto removing = std::make_shared<OpenVolume>();
-  removing->id = found;
-  removing->closing = true;
-  open_[found] = removing;
-  std::optional<VolumeId> id;
-  const JobId job{new_id()};
-  LayerId layer;
-  auto claimed = co_await claim(found, name);
-  Result<void> removed;
-  if (claimed) {
+  {
+    ASSIGN_OR_CO_RETURN(const Reservation reservation, co_await reserve(found, name));
+    ASSIGN_OR_CO_RETURN(const auto claimed, co_await claim(found, name));
+    std::optional<VolumeId> id;
     auto body = [&](kv::Transaction& transaction) {
-      return remove_in(transaction, name, id, *claimed, job, layer);
+      return remove_in(transaction, name, with_snapshots, id, claimed);
     };
-    removed = co_await transact<void>(body);
-  } else {
-    removed = propagate(claimed);
+    CO_RETURN_IF_ERROR(co_await transact<void>(body));
   }
-  forget(*removing);
-  if (!removed) co_return removed;
-  ++jobs_count_;
-  scope_.spawn(reclaim(job, JobRecord{.kind = JobKind::reclaim_layer, .layer = layer}));
+  co_await take_up_jobs();
   co_return Result<void>{};
 }
 
 Task<Result<void>> Catalog::remove_in(kv::Transaction& transaction, const std::string& name,
-                                      std::optional<VolumeId>& id, const std::optional<FenceRecord>& claimed,
-                                      JobId job, LayerId& layer) {
+                                      bool with_snapshots, std::optional<VolumeId>& id,
+                                      const std::optional<FenceRecord>& claimed) {
   auto found = co_await find(transaction, name);
   // Gone or another one: an attempt with an unknown result had happened.
   if (id && ((!found && found.error().code == Errc::not_found) || (found && *found != *id)))
@@ -370,21 +362,33 @@ Task<Result<void>> Catalog::remove_in(kv::Transaction& transaction, const std::s
   ASSIGN_OR_CO_RETURN(const Records records, co_await load(transaction, *id, name));
   if (claimed && !records.fence.same_tenure(*claimed))
     co_return fail(Errc::busy, fmt::format("volume \"{}\" has just been opened by another server", name));
-  layer = records.fence.top_layer;
-  LayerRecord layer_record;
-  layer_record.state = LayerState::deleting;
-  layer_record.origin = *id;
-  layer_record.block_shift = records.volume.block_shift;
-  layer_record.striping = records.volume.striping;
+  ASSIGN_OR_CO_RETURN(const auto snapshots, co_await read_snapshots(transaction, *id, name));
+  if (!snapshots.empty() && !with_snapshots) {
+    co_return fail(
+        Errc::busy,
+        fmt::format(
+            "volume \"{}\" has {} snapshot{} (the newest is \"{}\"): remove them first, or all at once "
+            "with --snapshots",
+            name, snapshots.size(), snapshots.size() == 1 ? "" : "s", snapshots.back().name));
+  }
+  if (snapshots.size() > limits::kMaxSnapshotsPerRemoval) {
+    co_return fail(Errc::too_large,
+                   fmt::format("volume \"{}\" has {} snapshots, more than go at once: remove some first",
+                               name, snapshots.size()));
+  }
+  for (const SnapshotRow& snapshot : snapshots) {
+    if (!open_snapshots_.contains(snapshot.record.layer)) continue;
+    co_return fail(Errc::busy, fmt::format("snapshot \"{}@{}\" is in use by NBD sessions: detach the clients "
+                                           "first",
+                                           name, snapshot.name));
+  }
+  CO_RETURN_IF_ERROR(co_await drop_snapshots_in(transaction, snapshots, *id));
   transaction.clear(keys_.name(name));
   transaction.clear(keys_.volume(*id));
   transaction.clear(keys_.fence(*id));
   transaction.clear(keys_.heartbeat(*id));
   transaction.clear(keys_.handover(*id));
-  transaction.clear(keys_.usage(layer));
-  transaction.set(keys_.layer(layer), layer_record.encode());
-  transaction.set(keys_.job(job), JobRecord{.kind = JobKind::reclaim_layer, .layer = layer}.encode());
-  co_return Result<void>{};
+  co_return co_await drop_top(transaction, records.fence.top_layer);
 }
 
 Task<Result<void>> Catalog::rename(std::string name, std::string new_name) {

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <map>
 #include <memory>
@@ -16,6 +17,7 @@
 #include "volume/fence.h"
 #include "volume/keys.h"
 #include "volume/records.h"
+#include "volume/snapshot_disk.h"
 #include "volume/store.h"
 #include "volume/volume.h"
 
@@ -36,8 +38,11 @@ class Catalog final : public Store {
   Task<Result<std::vector<VolumeInfo>>> list_volumes() override;
   Task<Result<VolumeInfo>> info(std::string name) override;
   Task<Result<VolumeInfo>> resize(std::string name, uint64_t size_bytes, bool allow_shrink) override;
-  Task<Result<void>> remove(std::string name) override;
+  Task<Result<void>> remove(std::string name, bool with_snapshots) override;
   Task<Result<void>> rename(std::string name, std::string new_name) override;
+  Task<Result<void>> snapshot(std::vector<std::string> names) override;
+  Task<Result<VolumeInfo>> rollback(std::string snapshot_name) override;
+  Task<Result<VolumeInfo>> clone(std::string snapshot_name, std::string new_name) override;
   Task<Result<VolumeUsage>> usage(std::string name, Progress* progress) override;
   Task<Result<CheckReport>> check(std::optional<std::string> name, Progress* progress) override;
   Task<Result<std::vector<LockInfo>>> list_locks() override;
@@ -57,8 +62,16 @@ class Catalog final : public Store {
     std::unique_ptr<Volume> volume;  // null while it is being opened
     Executor* executor = nullptr;
     bool closing = false;
-    uint32_t holders_count = 0;   // sessions and verbs at work on it
-    uint32_t sessions_count = 0;  // of these: sessions
+    uint32_t holders_count = 0;          // sessions and verbs at work on it
+    uint32_t sessions_count = 0;         // of these: sessions
+    uint32_t jobs_count = 0;             // of these: background jobs
+    std::atomic<bool> is_wanted{false};  // jobs let go soon
+  };
+
+  // A snapshot that is open here, or about to be.
+  struct OpenSnapshot {
+    std::unique_ptr<SnapshotDisk> disk;  // null while it is being opened
+    uint32_t sessions_count = 0;
   };
 
   // The records of one volume.
@@ -75,8 +88,15 @@ class Catalog final : public Store {
         : catalog_(&catalog), opened_(std::move(opened)) {}
     Hold(Hold&& other) noexcept = default;
     Hold& operator=(Hold&&) = delete;
+    // Whoever wants the volume for itself waits for the job.
+    void mark_as_job() {
+      is_job_ = true;
+      ++opened_->jobs_count;
+    }
     ~Hold() {
-      if (opened_) catalog_->release(std::move(opened_), false);
+      if (!opened_) return;
+      if (is_job_) --opened_->jobs_count;
+      catalog_->release(std::move(opened_), false);
     }
     Volume& volume() const { return *opened_->volume; }
     Executor& executor() const { return *opened_->executor; }
@@ -85,6 +105,27 @@ class Catalog final : public Store {
    private:
     Catalog* catalog_;
     std::shared_ptr<OpenVolume> opened_;
+    bool is_job_ = false;
+  };
+
+  // Nobody has the volume open here, nor can while this lives.
+  class Reservation {
+   public:
+    Reservation(Catalog& catalog, VolumeId id)
+        : catalog_(&catalog), reserved_(std::make_shared<OpenVolume>()) {
+      reserved_->id = id;
+      reserved_->closing = true;
+      catalog.open_[id] = reserved_;
+    }
+    Reservation(Reservation&& other) noexcept = default;
+    Reservation& operator=(Reservation&&) = delete;
+    ~Reservation() {
+      if (reserved_) catalog_->forget(*reserved_);
+    }
+
+   private:
+    Catalog* catalog_;
+    std::shared_ptr<OpenVolume> reserved_;
   };
 
   class ProgressRelay;
@@ -100,6 +141,8 @@ class Catalog final : public Store {
   void release(std::shared_ptr<OpenVolume> opened, bool session);
   Task<void> close_when_unused(std::shared_ptr<OpenVolume> opened);
   Task<void> go_to(Executor& executor);
+  // busy where sessions or verbs use it.
+  Task<Result<Reservation>> reserve(VolumeId id, std::string name);
 
   // catalog_locks.cc
   LeasePlace place_of(VolumeId id) { return {engine_, home_, keys_, id, owner_}; }
@@ -116,28 +159,107 @@ class Catalog final : public Store {
   Task<Result<VolumeId>> find(const std::string& name);
   Task<Result<Records>> load(kv::Transaction& transaction, VolumeId id, const std::string& name);
   Task<Result<Records>> load(VolumeId id, const std::string& name);
-  Task<Result<VolumeInfo>> describe_volume(std::string name, const Records& records);
-  Task<Result<uint64_t>> count_data_blocks(const Records& records);
+  Task<Result<VolumeInfo>> describe_volume(std::string name, const Records& records,
+                                           std::vector<SnapshotInfo> snapshots);
+  // Of what is seen through `top`, which nobody has open here.
+  Task<Result<uint64_t>> count_data_blocks(LayerId top, const VolumeRecord& volume);
   Task<Result<std::vector<kv::KeyValue>>> read_all(std::string begin, std::string end);
   uint64_t new_id();
 
   Task<Result<void>> create_in(kv::Transaction& transaction, const std::string& name,
                                const VolumeRecord& record, LayerId layer);
-  Task<Result<void>> remove_in(kv::Transaction& transaction, const std::string& name,
-                               std::optional<VolumeId>& id, const std::optional<FenceRecord>& claimed,
-                               JobId job, LayerId& layer);
+  Task<Result<void>> remove_volume(std::string name, bool with_snapshots);
+  Task<Result<void>> remove_in(kv::Transaction& transaction, const std::string& name, bool with_snapshots,
+                               std::optional<VolumeId>& id, const std::optional<FenceRecord>& claimed);
   Task<Result<void>> rename_in(kv::Transaction& transaction, const std::string& name,
                                const std::string& new_name, std::optional<VolumeId>& id);
   Task<Result<void>> check_header();
   Task<Result<void>> check_header_in(kv::Transaction& transaction, const StoreHeader& ours);
 
-  // reclaim.cc
+  // catalog_snapshots.cc
+  using Values = std::vector<std::optional<std::string>>;
+  // Reads many keys at once, serializably.
+  Task<Result<Values>> read_points(kv::Transaction& transaction, const std::vector<std::string>& keys);
+  struct SnapshotRow {
+    std::string name;
+    SnapshotRecord record;
+  };
+  // In the order in which they were taken.
+  Task<Result<std::vector<SnapshotRow>>> read_snapshots(kv::Transaction& transaction, VolumeId id,
+                                                        const std::string& name);
+  Task<Result<std::map<VolumeId, std::vector<SnapshotInfo>>>> read_all_snapshots();
+  struct FoundSnapshot {
+    VolumeId volume;
+    SnapshotRecord record;
+  };
+  Task<Result<FoundSnapshot>> find_snapshot(kv::Transaction& transaction, const SnapshotName& name);
+  Task<Result<FoundSnapshot>> find_snapshot(const SnapshotName& name);
+  struct SnapshotPlan {
+    SnapshotName name;
+    LayerId new_top;
+  };
+  Task<Result<void>> snapshot_in(kv::Transaction& transaction, const std::vector<SnapshotPlan>& plans,
+                                 WallTime created);
+  Task<Result<void>> clone_in(kv::Transaction& transaction, const SnapshotName& snapshot,
+                              const std::string& new_name, VolumeId id, LayerId top, WallTime created);
+  Task<Result<void>> rollback_in(kv::Transaction& transaction, const SnapshotName& snapshot, LayerId new_top,
+                                 const std::optional<FenceRecord>& claimed);
+  Task<Result<void>> remove_snapshot(SnapshotName name);
+  Task<Result<void>> remove_snapshot_in(kv::Transaction& transaction, const SnapshotName& name,
+                                        std::optional<LayerId>& layer);
+  Task<Result<void>> drop_snapshots_in(kv::Transaction& transaction,
+                                       const std::vector<SnapshotRow>& snapshots, VolumeId id);
+  // Puts a new layer on top of `parent`; 0: on nothing.
+  void add_layer(kv::Transaction& transaction, LayerId layer, LayerId parent, const VolumeRecord& volume);
+  // Gives a volume's top layer up: it is cleared in the background. What is below loses a child.
+  Task<Result<void>> drop_top(kv::Transaction& transaction, LayerId top);
+  Task<Result<VolumeInfo>> describe_snapshot(SnapshotName name);
+  Task<Result<std::shared_ptr<block::Export>>> open_snapshot(SnapshotName name);
+  void release_snapshot(LayerId layer);
+
+  // jobs.cc
+  // Takes up all jobs in the store that are not known yet.
   Task<Result<void>> resume_jobs();
-  Task<void> reclaim(JobId id, JobRecord job);
+  // The same behind a change that has been made: a failure is logged.
+  Task<void> take_up_jobs();
+  void note_job(JobId id, JobRecord job);
+  Task<void> run_jobs();
+  enum class JobOutcome : uint8_t { more, blocked, done };
+  Task<Result<JobOutcome>> job_turn(JobId id, const JobRecord& job);
   Task<Result<bool>> reclaim_step(kv::Transaction& transaction, JobId id, const JobRecord& job);
+
+  // catalog_merge.cc
+  struct MergeStep {
+    JobOutcome outcome = JobOutcome::done;
+    uint64_t next_extent = 0;
+    std::optional<JobRecord> follow_up;  // what the job is now
+    LayerId child;
+    std::optional<VolumeId> owner;         // has to do it itself: the child is its top layer, and it is open
+    std::optional<VolumeId> stands_alone;  // the child, which was made for this one, has no parent any more
+  };
+  Task<Result<JobOutcome>> merge_turn(JobId id);
+  Task<Result<MergeStep>> merge_in(kv::Transaction& transaction, LayerId layer, uint64_t next_extent);
+  Task<Result<MergeStep>> merge_extent_in(kv::Transaction& transaction, LayerId layer,
+                                          const LayerRecord& record, const kv::KeyValue& bitmap,
+                                          MergeStep step);
+  void finish_merge_in(kv::Transaction& transaction, LayerId layer, const LayerRecord& record, LayerId child,
+                       LayerRecord child_record);
+  Task<Result<JobOutcome>> merge_as_owner(VolumeId id, LayerId layer, LayerId child, uint64_t& next_extent);
+  Task<Result<std::string>> name_of(VolumeId id);
+  void forget_parents(VolumeId id, LayerId top);
+  Task<Result<std::optional<LayerRecord>>> read_layer(kv::Transaction& transaction, LayerId layer);
+  Task<Result<std::vector<LayerId>>> read_children(kv::Transaction& transaction, LayerId layer);
 
   // catalog_check.cc
   Task<Result<void>> check_volume(const std::string& name, CheckReport& report, Progress* progress);
+  // The layers that nobody writes.
+  Task<Result<void>> check_layers_of(const std::string& name, CheckReport& report, Progress* progress);
+  using Layers = std::map<LayerId, std::string>;  // with the names of those that they are for
+  Task<Result<Layers>> find_layers(kv::Transaction& transaction, const std::string& name);
+  Task<Result<void>> check_all_layers(CheckReport& report, Progress* progress);
+  Task<Result<void>> check_frozen(const Layers& layers, CheckReport& report, Progress* progress);
+
+  // catalog_graph.cc
   // The rows of the records about volumes, by their type.
   using Graph = std::map<char, std::vector<kv::KeyValue>>;
   Task<Result<Graph>> read_graph(kv::Transaction& transaction);
@@ -170,10 +292,18 @@ class Catalog final : public Store {
     Catalog& catalog_;
   };
   GraceTimer grace_timer_{*this};
-  Event open_changed_;  // a volume was opened, closed or failed to open
+  std::map<LayerId, OpenSnapshot> open_snapshots_;
+  Event open_changed_;  // a volume or snapshot was opened, closed or failed to open
   size_t next_executor_ = 0;
   bool stopping_ = false;
-  size_t jobs_count_ = 0;
+  struct Job {
+    JobRecord record;
+    uint64_t next_extent = 0;  // of a merge: what is before is done
+    MonotonicTime not_before{};
+    bool noted_again = false;  // while it was at work
+  };
+  std::map<JobId, Job> jobs_;
+  bool jobs_run_ = false;
   Event jobs_changed_;
   TaskScope scope_;
 };

@@ -1,7 +1,6 @@
 #include <fmt/core.h>
 
 #include <map>
-#include <set>
 #include <utility>
 
 #include "volume/catalog.h"
@@ -59,6 +58,7 @@ Task<Result<CheckReport>> Catalog::check(std::optional<std::string> name, Progre
   CheckReport report;
   if (name) {
     CO_RETURN_IF_ERROR(co_await check_volume(*name, report, progress));
+    CO_RETURN_IF_ERROR(co_await check_layers_of(*name, report, progress));
     co_return report;
   }
   CO_RETURN_IF_ERROR(co_await check_graph(report));
@@ -68,6 +68,7 @@ Task<Result<CheckReport>> Catalog::check(std::optional<std::string> name, Progre
     const Result<void> checked = co_await check_volume(volume_name, report, progress);
     if (!checked && checked.error().code != Errc::not_found) co_return tl::unexpected(checked.error());
   }
+  CO_RETURN_IF_ERROR(co_await check_all_layers(report, progress));
   co_return report;
 }
 
@@ -87,101 +88,84 @@ Task<Result<void>> Catalog::check_volume(const std::string& name, CheckReport& r
   co_return checked;
 }
 
-Task<Result<Catalog::Graph>> Catalog::read_graph(kv::Transaction& transaction) {
-  transaction.set_background();
-  Graph rows;
-  for (const char type : {'V', 'I', 'F', 'L', 'T'}) {
-    std::string begin = keys_.type_begin(type);
-    const std::string end = keys_.type_end(type);
-    while (true) {  // one transaction, so one instant
-      auto page = co_await transaction.get_range({begin, end}, {}, kv::Isolation::snapshot);
-      if (!page) co_return propagate(page);
-      if (page->rows.empty()) break;
-      begin = key_after(page->rows.back().key);
-      for (kv::KeyValue& row : page->rows) rows[type].push_back(std::move(row));
-      if (!page->more) break;
+// Of a volume's chain and of its snapshots' chains, but for the top one.
+Task<Result<Catalog::Layers>> Catalog::find_layers(kv::Transaction& transaction, const std::string& name) {
+  Layers layers;
+  auto id = co_await find(transaction, name);
+  if (!id) co_return propagate(id);
+  ASSIGN_OR_CO_RETURN(const Records records, co_await load(transaction, *id, name));
+  ASSIGN_OR_CO_RETURN(const auto snapshots, co_await read_snapshots(transaction, *id, name));
+  std::vector<LayerId> tops{records.fence.top_layer};
+  for (const SnapshotRow& snapshot : snapshots) tops.push_back(snapshot.record.layer);
+  for (const LayerId top : tops) {
+    auto chain = co_await read_chain(transaction, keys_, top);
+    if (!chain) co_return propagate(chain);
+    for (const ChainLayer& layer : *chain) {
+      if (layer.id != records.fence.top_layer) layers.try_emplace(layer.id, name);
     }
   }
-  co_return rows;
+  for (const SnapshotRow& snapshot : snapshots) layers[snapshot.record.layer] = name + '@' + snapshot.name;
+  co_return layers;
 }
 
-// Names, volumes, fences, layers and jobs must point at each other.
-Task<Result<void>> Catalog::check_graph(CheckReport& report) {
-  auto body = [&](kv::Transaction& transaction) { return read_graph(transaction); };
-  ASSIGN_OR_CO_RETURN(Graph rows, co_await transact<Graph>(body));
-  const auto found = [&](std::string volume, std::string what) {
-    add_finding(report, {std::move(volume), 0, 0, std::move(what)});
-  };
-  std::map<uint64_t, std::string> name_of_id;
-  for (const kv::KeyValue& row : rows['V']) {
-    const std::string name(keys_.name_of(row.key));
-    const auto record = NameRecord::decode(row.value);
-    if (!record) {
-      found(name, record.error().what);
-    } else if (!name_of_id.emplace(record->volume.value, name).second) {
-      found(name, fmt::format("it is the same volume as \"{}\"", name_of_id[record->volume.value]));
-    }
+Task<Result<void>> Catalog::check_layers_of(const std::string& name, CheckReport& report,
+                                            Progress* progress) {
+  auto body = [&](kv::Transaction& transaction) { return find_layers(transaction, name); };
+  auto layers = co_await transact<Layers>(body);
+  if (!layers && layers.error().code == Errc::corruption) {
+    add_finding(report, {name, 0, 0, layers.error().what});
+    co_return Result<void>{};
   }
-  std::set<uint64_t> volumes_with_record;
-  for (const kv::KeyValue& row : rows['I']) {
+  if (!layers) co_return propagate(layers);
+  co_return co_await check_frozen(*layers, report, progress);
+}
+
+Task<Result<void>> Catalog::check_all_layers(CheckReport& report, Progress* progress) {
+  Layers layers;
+  ASSIGN_OR_CO_RETURN(const auto rows, co_await read_all(keys_.type_begin('L'), keys_.type_end('L')));
+  ASSIGN_OR_CO_RETURN(const auto names, co_await read_all(keys_.type_begin('V'), keys_.type_end('V')));
+  ASSIGN_OR_CO_RETURN(const auto fences, co_await read_all(keys_.type_begin('F'), keys_.type_end('F')));
+  ASSIGN_OR_CO_RETURN(const auto snapshots, co_await read_all(keys_.type_begin('N'), keys_.type_end('N')));
+  for (const kv::KeyValue& row : rows) {
     const auto id = keys_.id_of(row.key);
-    if (!id || !name_of_id.contains(*id)) {
-      found("", fmt::format("a volume record (id {:016x}) without a name", id.value_or(0)));
-    } else {
-      volumes_with_record.insert(*id);
-      const auto record = VolumeRecord::decode(row.value);
-      if (!record) found(name_of_id[*id], record.error().what);
-    }
-  }
-  std::map<uint64_t, uint64_t> volume_of_layer;
-  std::set<uint64_t> volumes_with_fence;
-  for (const kv::KeyValue& row : rows['F']) {
-    const auto id = keys_.id_of(row.key);
-    if (!id || !name_of_id.contains(*id)) {
-      found("", fmt::format("a fence record (id {:016x}) without a volume", id.value_or(0)));
-      continue;
-    }
-    volumes_with_fence.insert(*id);
-    const auto record = FenceRecord::decode(row.value);
-    if (!record) {
-      found(name_of_id[*id], record.error().what);
-    } else {
-      volume_of_layer[record->top_layer.value] = *id;
-    }
-  }
-  for (const auto& [id, name] : name_of_id) {
-    if (!volumes_with_record.contains(id)) found(name, "its volume record is missing");
-    if (!volumes_with_fence.contains(id)) found(name, "its fence record is missing");
-  }
-  std::set<uint64_t> jobs_layers;
-  for (const kv::KeyValue& row : rows['T']) {
-    const auto record = JobRecord::decode(row.value);
-    if (!record) {
-      found("", record.error().what);
-    } else {
-      jobs_layers.insert(record->layer.value);
-    }
-  }
-  std::set<uint64_t> layers;
-  for (const kv::KeyValue& row : rows['L']) {
-    const auto id = keys_.id_of(row.key);
-    if (!id) {
-      found("", "a layer record with a damaged key");
-      continue;
-    }
-    layers.insert(*id);
     const auto record = LayerRecord::decode(row.value);
-    const auto owner = volume_of_layer.find(*id);
-    if (!record) {
-      found(owner == volume_of_layer.end() ? "" : name_of_id[owner->second], record.error().what);
-    } else if (record->state == LayerState::live && owner == volume_of_layer.end()) {
-      found("", fmt::format("layer {:016x} belongs to no volume", *id));
-    } else if (record->state == LayerState::deleting && !jobs_layers.contains(*id)) {
-      found("", fmt::format("layer {:016x} is to be removed, but no job does it", *id));
-    }
+    // One that is deleting loses blocks and bitmaps in another order.
+    if (id && record && record->state != LayerState::deleting) layers[LayerId{*id}] = "";
   }
-  for (const auto& [layer, id] : volume_of_layer) {
-    if (!layers.contains(layer)) found(name_of_id[id], "its layer record is missing");
+  for (const kv::KeyValue& row : fences) {
+    const auto record = FenceRecord::decode(row.value);
+    if (record) layers.erase(record->top_layer);
+  }
+  std::map<VolumeId, std::string> name_of_id;
+  for (const kv::KeyValue& row : names) {
+    const auto record = NameRecord::decode(row.value);
+    if (record) name_of_id[record->volume] = keys_.name_of(row.key);
+  }
+  for (const kv::KeyValue& row : snapshots) {
+    const auto key = keys_.snapshot_of(row.key);
+    const auto record = SnapshotRecord::decode(row.value);
+    if (!key || !record) continue;
+    const auto layer = layers.find(record->layer);
+    if (layer != layers.end()) layer->second = name_of_id[key->volume] + '@' + std::string(key->name);
+  }
+  co_return co_await check_frozen(layers, report, progress);
+}
+
+Task<Result<void>> Catalog::check_frozen(const Layers& layers, CheckReport& report, Progress* progress) {
+  for (const auto& [id, owner] : layers) {
+    const LayerId layer = id;
+    auto body = [&](kv::Transaction& transaction) { return read_layer(transaction, layer); };
+    auto record = co_await transact<std::optional<LayerRecord>>(body);
+    if (!record && record.error().code != Errc::corruption) co_return propagate(record);
+    // Gone or merged meanwhile; damage of records is the graph's.
+    if (!record || !*record || (*record)->state == LayerState::deleting) continue;
+    const LayerScan scan{.engine = engine_,
+                         .executor = home_,
+                         .keys = keys_,
+                         .layer = layer,
+                         .block_shift = (*record)->block_shift,
+                         .striping = (*record)->striping};
+    CO_RETURN_IF_ERROR(co_await check_frozen_layer(scan, owner, report, progress));
   }
   co_return Result<void>{};
 }

@@ -79,6 +79,24 @@ Task<Result<Catalog::Hold>> Catalog::hold_id(VolumeId id, std::string name) {
   co_return hold;
 }
 
+Task<Result<Catalog::Reservation>> Catalog::reserve(VolumeId id, std::string name) {
+  while (true) {
+    if (stopping_) co_return fail(Errc::cancelled, "the server is stopping");
+    const std::shared_ptr<OpenVolume> opened = find_open(id);
+    if (!opened) co_return Reservation(*this, id);
+    if (opened->sessions_count > 0) {
+      co_return fail(Errc::busy,
+                     fmt::format("volume \"{}\" is in use by {} NBD session{}: detach the clients first",
+                                 name, opened->sessions_count, opened->sessions_count == 1 ? "" : "s"));
+    }
+    if (opened->holders_count > opened->jobs_count && !opened->closing) {
+      co_return fail(Errc::busy, fmt::format("volume \"{}\" is being worked on: wait for that to end", name));
+    }
+    opened->is_wanted.store(true, std::memory_order_relaxed);
+    co_await open_changed_.wait();
+  }
+}
+
 void Catalog::release(std::shared_ptr<OpenVolume> opened, bool session) {
   ASSERT(home_.runs_here());
   ASSERT(opened->holders_count > 0);
@@ -103,12 +121,25 @@ Task<Result<std::vector<block::ExportListing>>> Catalog::list(Executor& executor
   ASSIGN_OR_CO_RETURN(const auto names, co_await read_all(keys_.type_begin('V'), keys_.type_end('V')));
   std::vector<block::ExportListing> listings;
   listings.reserve(names.size());
-  for (const kv::KeyValue& row : names) listings.push_back({std::string(keys_.name_of(row.key)), ""});
+  ASSIGN_OR_CO_RETURN(const auto snapshots, co_await read_all_snapshots());
+  for (const kv::KeyValue& row : names) {
+    const std::string name(keys_.name_of(row.key));
+    listings.push_back({name, ""});
+    const auto record = NameRecord::decode(row.value);
+    if (!record) continue;
+    const auto found = snapshots.find(record->volume);
+    if (found == snapshots.end()) continue;
+    for (const SnapshotInfo& snapshot : found->second) listings.push_back({name + '@' + snapshot.name, ""});
+  }
   co_return listings;
 }
 
 Task<Result<std::shared_ptr<block::Export>>> Catalog::open(Executor& executor, std::string name) {
   ASSERT(&executor == &home_);
+  if (is_snapshot_name(name)) {
+    ASSIGN_OR_CO_RETURN(SnapshotName parsed, parse_snapshot_name(name));
+    co_return co_await open_snapshot(std::move(parsed));
+  }
   ASSIGN_OR_CO_RETURN(const std::string resolved, co_await resolve(std::move(name)));
   ASSIGN_OR_CO_RETURN(const VolumeId id, co_await find(resolved));
   ASSIGN_OR_CO_RETURN(const Hold hold, co_await hold_id(id, resolved));
@@ -123,6 +154,18 @@ Task<Result<std::shared_ptr<block::Export>>> Catalog::open(Executor& executor, s
 
 Task<Result<block::ExportInfo>> Catalog::describe(Executor& executor, std::string name) {
   ASSERT(&executor == &home_);
+  if (is_snapshot_name(name)) {
+    ASSIGN_OR_CO_RETURN(const SnapshotName parsed, parse_snapshot_name(name));
+    ASSIGN_OR_CO_RETURN(const FoundSnapshot found, co_await find_snapshot(parsed));
+    ASSIGN_OR_CO_RETURN(const Records of, co_await load(found.volume, parsed.volume));
+    block::ExportInfo info;
+    info.name = std::move(name);
+    info.size_bytes = found.record.size_bytes;
+    info.preferred_block_bytes = of.volume.block_bytes();
+    info.max_payload_bytes = limits::kMaxPayloadBytes;
+    info.read_only = true;
+    co_return info;
+  }
   ASSIGN_OR_CO_RETURN(const std::string resolved, co_await resolve(std::move(name)));
   ASSIGN_OR_CO_RETURN(const VolumeId id, co_await find(resolved));
   ASSIGN_OR_CO_RETURN(const Records records, co_await load(id, resolved));
@@ -138,7 +181,8 @@ Task<void> Catalog::close() {
   stopping_ = true;
   home_.cancel_timer(grace_timer_);
   taken_over_.clear();
-  while (volumes_count_ > 0) co_await open_changed_.wait();
+  for (const auto& [id, opened] : open_) opened->is_wanted.store(true, std::memory_order_relaxed);
+  while (volumes_count_ > 0 || !open_snapshots_.empty()) co_await open_changed_.wait();
   co_await scope_.join();
 }
 

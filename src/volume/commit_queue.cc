@@ -1,5 +1,7 @@
 #include "volume/commit_queue.h"
 
+#include <algorithm>
+#include <iterator>
 #include <utility>
 
 #include "base/limits.h"
@@ -74,12 +76,28 @@ Task<void> CommitQueue::run_batch(std::vector<Intent*> batch) {
   const Result<void> result = co_await commit_batch(batch);
   --batches_count_;
   if (!is_queue_empty()) schedule_pump();
-  for (Intent* intent : batch) intent->is_committed_ = result.has_value();
-  for (Intent* intent : batch) intent->group_->finish_one(result);
+  finish(batch, result);
 }
 
-Task<Result<void>> CommitQueue::commit_batch(const std::vector<Intent*>& batch) {
+void CommitQueue::finish(const std::vector<Intent*>& intents, const Result<void>& result) {
+  for (Intent* intent : intents) intent->is_committed_ = result.has_value();
+  for (Intent* intent : intents) intent->group_->finish_one(result);
+}
+
+void CommitQueue::turn_back_outdated(std::vector<Intent*>& batch) {
+  const LayerId top = fence_.record().top_layer;
+  std::vector<Intent*> outdated;
+  std::ranges::copy_if(batch, std::back_inserter(outdated),
+                       [&](const Intent* intent) { return intent->layer != top; });
+  if (outdated.empty()) return;
+  std::erase_if(batch, [&](const Intent* intent) { return intent->layer != top; });
+  finish(outdated, fail(Errc::conflict, "the volume has a new top layer"));
+}
+
+Task<Result<void>> CommitQueue::commit_batch(std::vector<Intent*>& batch) {
   for (uint32_t attempt = 1;; ++attempt) {
+    turn_back_outdated(batch);
+    if (batch.empty()) co_return Result<void>{};
     const std::unique_ptr<kv::Transaction> transaction = engine_.begin(executor_);
     transaction->disable_write_conflicts();
     transaction->set_read_version(fence_.version());

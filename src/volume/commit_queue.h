@@ -13,6 +13,7 @@
 #include "base/result.h"
 #include "kv/engine.h"
 #include "volume/fence.h"
+#include "volume/keys.h"
 
 namespace fdbnbd::volume {
 
@@ -36,6 +37,7 @@ class CommitQueue {
 
     uint64_t estimated_bytes = 0;
     uint32_t mutations_count = 0;
+    LayerId layer;  // the top layer that the changes are made for
 
    protected:
     ~Intent() = default;
@@ -49,7 +51,8 @@ class CommitQueue {
   CommitQueue(kv::Engine& engine, Executor& executor, Fence& fence);
 
   // Commits all of `intents`, in one or several transactions; done when all are resolved. The first failure,
-  // if any; then some of the others may have taken effect. fenced, no_space, io, corruption.
+  // if any; then some of the others may have taken effect. fenced, no_space, io, corruption; conflict where
+  // the volume has another top layer now, so that the intent has to be made for that one.
   Task<Result<void>> commit(std::vector<Intent*> intents);
   Task<Result<void>> commit(Intent& intent);
 
@@ -96,7 +99,10 @@ class CommitQueue {
   void schedule_pump();
   void start_batches();
   Task<void> run_batch(std::vector<Intent*> batch);
-  Task<Result<void>> commit_batch(const std::vector<Intent*>& batch);
+  Task<Result<void>> commit_batch(std::vector<Intent*>& batch);
+  static void finish(const std::vector<Intent*>& intents, const Result<void>& result);
+  // Takes those out of `batch`, and ends them, that are made for a layer that is not the top any more.
+  void turn_back_outdated(std::vector<Intent*>& batch);
 
   kv::Engine& engine_;
   Executor& executor_;

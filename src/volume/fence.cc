@@ -86,8 +86,11 @@ Task<Result<void>> Fence::try_read() {
     co_return tl::unexpected(lost(fmt::format(
         "another server has taken the volume over (epoch {}, ours was {})", record.epoch, record_.epoch)));
   }
-  record_ = record;
-  version_ = std::max(version_, *read_version);
+  // Several reads may be under way, and an older one may end last.
+  if (*read_version >= version_) {
+    record_ = record;
+    version_ = *read_version;
+  }
   co_return Result<void>{};
 }
 

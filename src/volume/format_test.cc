@@ -114,6 +114,25 @@ TEST(Format, OwnershipIsWhatVersion1Wrote) {
   expect_golden("ownership_v1.txt", lines);
 }
 
+TEST(Format, KeysAndRecordsOfSnapshotsAreWhatVersion1Wrote) {
+  const KeySpace keys("pre");
+  SnapshotRecord snapshot;
+  snapshot.layer = LayerId{0x0a0b};
+  snapshot.size_bytes = 1 << 30;
+  snapshot.created = kThen;
+  snapshot.sequence = 12;
+  LayerRecord layer;
+  layer.state = LayerState::unnamed;
+  std::string lines;
+  for (const std::string& bytes :
+       {keys.snapshot(VolumeId{0x0102}, "monday"), keys.child(LayerId{0x0a0b}, LayerId{0x0c0d}),
+        snapshot.encode(), ChildRecord{}.encode(), layer.encode(),
+        JobRecord{JobKind::merge_layer, LayerId{5}}.encode()}) {
+    lines += to_hex(bytes) + "\n";
+  }
+  expect_golden("snapshots_v1.txt", lines);
+}
+
 template <typename Record>
 void expect_every_damage_is_found(const std::string& value) {
   ASSERT_TRUE(Record::decode(value));
@@ -140,6 +159,8 @@ TEST(Format, ADamagedRecordIsNeverTaken) {
   expect_every_damage_is_found<LayerRecord>(LayerRecord{}.encode());
   expect_every_damage_is_found<UsageRecord>(UsageRecord{}.encode());
   expect_every_damage_is_found<JobRecord>(JobRecord{}.encode());
+  expect_every_damage_is_found<SnapshotRecord>(SnapshotRecord{}.encode());
+  expect_every_damage_is_found<ChildRecord>(ChildRecord{}.encode());
 }
 
 TEST(Format, KeysSortAsTheirNumbersDo) {
@@ -154,6 +175,12 @@ TEST(Format, KeysSortAsTheirNumbersDo) {
   EXPECT_EQ(keys.extent_of_bitmap(keys.bitmap(LayerId{1}, 1 << 20)), 1U << 20);
   EXPECT_EQ(keys.id_of(keys.volume(VolumeId{42})), 42U);
   EXPECT_EQ(keys.id_of("I123"), std::nullopt);
+  EXPECT_EQ(keys.snapshot_of(keys.snapshot(VolumeId{42}, "a"))->name, "a");
+  EXPECT_EQ(keys.snapshot_of(keys.snapshot(VolumeId{42}, "a"))->volume, VolumeId{42});
+  EXPECT_FALSE(keys.snapshot_of(keys.snapshots_begin(VolumeId{42})));
+  EXPECT_EQ(keys.child_of(keys.child(LayerId{1}, LayerId{2}))->child, LayerId{2});
+  EXPECT_FALSE(keys.child_of(keys.children_begin(LayerId{1})));
+  EXPECT_LT(keys.snapshot(VolumeId{42}, std::string(255, '\xff')), keys.snapshots_end(VolumeId{42}));
 }
 
 std::vector<std::byte> some_block(size_t size, uint64_t seed, bool compressible) {

@@ -61,6 +61,12 @@ std::string KeySpace::stripe_block(LayerId layer, uint32_t stripe, uint64_t bloc
   return key;
 }
 
+std::string KeySpace::child(LayerId parent, LayerId child) const {
+  std::string key = with_id('C', parent.value);
+  append_be(key, child.value);
+  return key;
+}
+
 std::string KeySpace::layer_end(char type, LayerId layer) const {
   if (layer.value == UINT64_MAX) return type_end(type);
   return with_id(type, layer.value + 1);
@@ -74,6 +80,18 @@ std::optional<uint64_t> KeySpace::id_of(std::string_view key) const {
 std::optional<uint64_t> KeySpace::extent_of_bitmap(std::string_view key) const {
   if (key.size() != prefix_.size() + 9 + kExtentBytes) return std::nullopt;
   return load_tail(key, kExtentBytes);
+}
+
+std::optional<KeySpace::SnapshotKey> KeySpace::snapshot_of(std::string_view key) const {
+  const size_t fixed_bytes = prefix_.size() + 9;
+  if (key.size() <= fixed_bytes) return std::nullopt;
+  return SnapshotKey{VolumeId{load_be<uint64_t>(key.data() + prefix_.size() + 1)}, key.substr(fixed_bytes)};
+}
+
+std::optional<KeySpace::ChildKey> KeySpace::child_of(std::string_view key) const {
+  if (key.size() != prefix_.size() + 17) return std::nullopt;
+  return ChildKey{LayerId{load_be<uint64_t>(key.data() + prefix_.size() + 1)},
+                  LayerId{load_be<uint64_t>(key.data() + prefix_.size() + 9)}};
 }
 
 uint64_t KeySpace::block_of(std::string_view key) {

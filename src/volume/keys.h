@@ -50,6 +50,10 @@ class KeySpace {
   std::string layer(LayerId id) const { return with_id('L', id.value); }
   std::string usage(LayerId id) const { return with_id('U', id.value); }
   std::string job(JobId id) const { return with_id('T', id.value); }
+  std::string snapshot(VolumeId volume, std::string_view snapshot_name) const {
+    return with_id('N', volume.value).append(snapshot_name);
+  }
+  std::string child(LayerId parent, LayerId child) const;
   std::string bitmap(LayerId layer, uint64_t extent_index) const;
   std::string block(LayerId layer, Striping striping, uint64_t block_index) const;
   // The first key of a stripe's blocks from `block_index` on, whichever extents lie in it.
@@ -61,12 +65,27 @@ class KeySpace {
   // Behind all keys of one layer's bitmaps ('B') or blocks ('D').
   std::string layer_begin(char type, LayerId layer) const { return with_id(type, layer.value); }
   std::string layer_end(char type, LayerId layer) const;
+  // All snapshots of one volume, and all children of one layer.
+  std::string snapshots_begin(VolumeId volume) const { return with_id('N', volume.value); }
+  std::string snapshots_end(VolumeId volume) const { return with_id('N', volume.value + 1); }
+  std::string children_begin(LayerId parent) const { return with_id('C', parent.value); }
+  std::string children_end(LayerId parent) const { return layer_end('C', parent); }
 
   // The parts of a key that this key space made; the caller knows its type.
   std::string_view name_of(std::string_view key) const { return key.substr(prefix_.size() + 1); }
   // Nothing where the key is not of that form.
   std::optional<uint64_t> id_of(std::string_view key) const;
   std::optional<uint64_t> extent_of_bitmap(std::string_view key) const;
+  struct SnapshotKey {
+    VolumeId volume;
+    std::string_view name;
+  };
+  std::optional<SnapshotKey> snapshot_of(std::string_view key) const;
+  struct ChildKey {
+    LayerId parent;
+    LayerId child;
+  };
+  std::optional<ChildKey> child_of(std::string_view key) const;
   // The block index of a 'D' key: its last bytes.
   static uint64_t block_of(std::string_view key);
 

@@ -302,7 +302,7 @@ TEST_F(LeaseTest, LocksAreListedWithTheirHolders) {
 TEST_F(LeaseTest, AVolumeThatIsServedElsewhereIsNotRemoved) {
   std::optional<Result<void>> removed;
   const auto remove = [](Host& host, std::optional<Result<void>>& result) -> Task<void> {
-    result = co_await host.store->remove("disk");
+    result = co_await host.store->remove("disk", false);
   };
   TaskScope scope;
   scope.spawn(remove(b_, removed));

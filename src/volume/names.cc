@@ -39,6 +39,18 @@ std::string_view lock_state_name(LockInfo::State state) {
   return "?";
 }
 
+Result<SnapshotName> parse_snapshot_name(std::string_view name) {
+  const size_t at = name.find('@');
+  if (at == std::string_view::npos)
+    return fail(Errc::invalid, fmt::format("\"{}\" is no snapshot: VOL@SNAP is needed", name));
+  SnapshotName parsed{.volume = std::string(name.substr(0, at)),
+                      .snapshot = std::string(name.substr(at + 1))};
+  RETURN_IF_ERROR(check_volume_name(parsed.volume));
+  if (parsed.snapshot.empty()) return fail(Errc::invalid, "a snapshot needs a name behind the \"@\"");
+  RETURN_IF_ERROR(check_volume_name(parsed.snapshot));
+  return parsed;
+}
+
 std::string_view compression_name(Compression compression) {
   switch (compression) {
     case Compression::none:

@@ -2,12 +2,9 @@
 
 #include <array>
 #include <cstdint>
-#include <map>
-#include <memory>
 #include <string>
 #include <string_view>
 
-#include "base/function.h"
 #include "base/limits.h"
 #include "base/result.h"
 
@@ -55,40 +52,6 @@ class ExtentBits {
  private:
   std::array<uint64_t, kWords> present_{};
   std::array<uint64_t, kWords> zero_{};
-};
-
-// A run of neighbouring blocks in one state; runs do not cross extents.
-struct BlockRun {
-  uint64_t first_block = 0;
-  uint64_t blocks_count = 0;
-  BlockState state = BlockState::absent;
-};
-
-// The states of all blocks of a layer, in memory. Extents without anything cost nothing. One thread.
-class PresenceMap {
- public:
-  BlockState state(uint64_t block) const;
-
-  // Calls `visit` for each run in [begin, end) in order; a stretch of extents without anything is one run.
-  // Stops where it says false.
-  void for_each_run(uint64_t begin, uint64_t end, FunctionRef<bool(const BlockRun&)> visit) const;
-
-  // The extent's bits; all absent where it has none.
-  const ExtentBits& extent(uint64_t extent_index) const;
-  // Replaces an extent's bits.
-  void set_extent(uint64_t extent_index, const ExtentBits& bits);
-
-  // Calls `visit(extent_index, bits)` for the extents in [begin, end) that have something, in order. Stops
-  // where it says false.
-  void for_each_extent(uint64_t begin, uint64_t end,
-                       FunctionRef<bool(uint64_t, const ExtentBits&)> visit) const;
-
-  uint64_t data_blocks_count() const { return data_blocks_count_; }
-  size_t extents_count() const { return extents_.size(); }
-
- private:
-  std::map<uint64_t, std::unique_ptr<ExtentBits>> extents_;  // none is all absent
-  uint64_t data_blocks_count_ = 0;
 };
 
 }  // namespace fdbnbd::volume

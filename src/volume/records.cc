@@ -257,10 +257,33 @@ Result<LayerRecord> LayerRecord::decode(std::string_view value) {
       .take(record.block_shift)
       .take(stripes_count);
   RETURN_IF_ERROR(
-      reader.finish(state <= 1 && valid_block_shift(record.block_shift) && valid_striping(stripes_count)));
+      reader.finish(state <= 2 && valid_block_shift(record.block_shift) && valid_striping(stripes_count)));
   record.state = static_cast<LayerState>(state);
   record.striping.stripes_count = stripes_count;
   return record;
+}
+
+std::string SnapshotRecord::encode() const {
+  return Writer('N').put(layer.value).put(size_bytes).put(created).put(sequence).finish();
+}
+
+Result<SnapshotRecord> SnapshotRecord::decode(std::string_view value) {
+  SnapshotRecord record;
+  ASSIGN_OR_RETURN(Reader reader, Reader::open('N', "snapshot", value));
+  reader.take(record.layer.value).take(record.size_bytes).take(record.created).take(record.sequence);
+  RETURN_IF_ERROR(reader.finish(record.size_bytes <= limits::kMaxVolumeBytes &&
+                                record.size_bytes % limits::kSizeGranularityBytes == 0));
+  return record;
+}
+
+std::string ChildRecord::encode() const {
+  return Writer('C').finish();
+}
+
+Result<ChildRecord> ChildRecord::decode(std::string_view value) {
+  ASSIGN_OR_RETURN(const Reader reader, Reader::open('C', "child", value));
+  RETURN_IF_ERROR(reader.finish());
+  return ChildRecord{};
 }
 
 std::string UsageRecord::encode() const {
@@ -283,7 +306,8 @@ Result<JobRecord> JobRecord::decode(std::string_view value) {
   uint8_t kind = 0;
   ASSIGN_OR_RETURN(Reader reader, Reader::open('T', "job", value));
   reader.take(kind).take(record.layer.value);
-  RETURN_IF_ERROR(reader.finish(kind == static_cast<uint8_t>(JobKind::reclaim_layer)));
+  RETURN_IF_ERROR(reader.finish(kind >= static_cast<uint8_t>(JobKind::reclaim_layer) &&
+                                kind <= static_cast<uint8_t>(JobKind::merge_layer)));
   record.kind = static_cast<JobKind>(kind);
   return record;
 }

@@ -94,7 +94,11 @@ struct HandoverRecord {
   static Result<HandoverRecord> decode(std::string_view value);
 };
 
-enum class LayerState : uint8_t { live = 0, deleting = 1 };
+enum class LayerState : uint8_t {
+  live = 0,      // the top layer of a volume, or a snapshot's
+  deleting = 1,  // nobody reads it any more; a job clears it
+  unnamed = 2,   // its snapshot was removed; layers above still read it, until a job has merged it into them
+};
 
 struct LayerRecord {
   LayerId parent;  // 0: none
@@ -107,8 +111,25 @@ struct LayerRecord {
   static Result<LayerRecord> decode(std::string_view value);
 };
 
-// The exact number of data blocks of a layer that nobody has open for writing. Missing while somebody has,
-// and after a crash.
+// Stands under the volume's id and the snapshot's name.
+struct SnapshotRecord {
+  LayerId layer;            // frozen
+  uint64_t size_bytes = 0;  // of the volume at that time
+  WallTime created{};
+  uint64_t sequence = 0;  // grows from snapshot to snapshot of one volume
+
+  std::string encode() const;
+  static Result<SnapshotRecord> decode(std::string_view value);
+};
+
+// That one layer has another as its parent: LayerRecord::parent, read backwards.
+struct ChildRecord {
+  std::string encode() const;
+  static Result<ChildRecord> decode(std::string_view value);
+};
+
+// The exact number of data blocks that are seen through a layer, its parents' included, where nobody has it
+// open for writing. Missing while somebody has, and after a crash.
 struct UsageRecord {
   uint64_t data_blocks_count = 0;
 
@@ -116,7 +137,10 @@ struct UsageRecord {
   static Result<UsageRecord> decode(std::string_view value);
 };
 
-enum class JobKind : uint8_t { reclaim_layer = 1 };
+enum class JobKind : uint8_t {
+  reclaim_layer = 1,  // clear all of a layer that is deleting
+  merge_layer = 2,    // move what an unnamed layer holds into its only child
+};
 
 // Work that goes on after a restart.
 struct JobRecord {

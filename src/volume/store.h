@@ -34,17 +34,40 @@ struct CreateOptions {
   Compression compression = Compression::lz4;
 };
 
+struct SnapshotInfo {
+  std::string name;  // without the volume's
+  uint64_t size_bytes = 0;
+  WallTime created{};
+};
+
 struct VolumeInfo {
-  std::string name;
+  std::string name;  // of a snapshot: VOL@SNAP
   uint64_t id = 0;
   uint64_t size_bytes = 0;
-  uint64_t used_bytes = 0;  // blocks that hold data, times block_bytes: exact
+  uint64_t used_bytes = 0;  // blocks that read as data, times block_bytes: exact
   uint32_t block_bytes = 0;
   Compression compression = Compression::none;
   WallTime created{};
   bool read_only = false;
-  uint32_t sessions_count = 0;  // NBD sessions that have it open now, in this process
+  uint32_t sessions_count = 0;          // NBD sessions that have it open now, in this process
+  std::vector<SnapshotInfo> snapshots;  // in the order in which they were taken
 };
+
+// VOL@SNAP.
+struct SnapshotName {
+  std::string volume;
+  std::string snapshot;
+
+  std::string full() const { return volume + '@' + snapshot; }
+};
+
+// Whether the name is one of a snapshot: whether it has an '@'.
+inline bool is_snapshot_name(std::string_view name) {
+  return name.find('@') != std::string_view::npos;
+}
+
+// Splits at the first '@'; both parts follow the rules of volume names. Errc::invalid.
+Result<SnapshotName> parse_snapshot_name(std::string_view name);
 
 // What `du` tells: found by reading every stored block of the volume.
 struct VolumeUsage {
@@ -139,15 +162,31 @@ class Store : public block::ExportRegistry {
 
   // In the order of the names' bytes.
   virtual Task<Result<std::vector<VolumeInfo>>> list_volumes() = 0;
+  // Also of a snapshot.
   virtual Task<Result<VolumeInfo>> info(std::string name) = 0;
 
   // Online. Shrinking discards what lies behind the new end and needs `allow_shrink` (Errc::invalid without
   // it).
   virtual Task<Result<VolumeInfo>> resize(std::string name, uint64_t size_bytes, bool allow_shrink) = 0;
 
-  // busy while sessions have it open. Returns when the volume is gone by name; its space is reclaimed in the
+  // A volume or a snapshot. busy while sessions have it open, and where a volume has snapshots, unless
+  // `with_snapshots`. Clones do not mind. Returns when it is gone by name; its space is reclaimed in the
   // background and after a restart.
-  virtual Task<Result<void>> remove(std::string name) = 0;
+  virtual Task<Result<void>> remove(std::string name, bool with_snapshots) = 0;
+
+  // Takes snapshots (VOL@SNAP) of several volumes at one instant, also while they are written: what was
+  // answered before the call is in them; of what is under way, each volume has a part that a crash could have
+  // left, and no volume has a write that was begun after one was answered that another lacks. exists;
+  // not_found; invalid where a volume is named twice.
+  virtual Task<Result<void>> snapshot(std::vector<std::string> names) = 0;
+
+  // The volume is what it was at the snapshot, its size included; newer snapshots stay. busy while sessions
+  // have it open.
+  virtual Task<Result<VolumeInfo>> rollback(std::string snapshot_name) = 0;
+
+  // Makes a volume that begins as the snapshot. It takes no space until it is written, and does not need the
+  // snapshot's name to stay.
+  virtual Task<Result<VolumeInfo>> clone(std::string snapshot_name, std::string new_name) = 0;
 
   // Also while it is open: sessions go on.
   virtual Task<Result<void>> rename(std::string name, std::string new_name) = 0;
@@ -171,7 +210,7 @@ class Store : public block::ExportRegistry {
   // that could not be are in the log.
   virtual Task<Result<uint32_t>> take_over_held() = 0;
 
-  // Where the background work stands: resolves when all removed volumes are reclaimed.
+  // Where the background work stands: resolves when all that was removed is reclaimed.
   virtual Task<void> wait_for_reclaim() = 0;
 };
 

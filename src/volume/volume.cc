@@ -25,6 +25,9 @@ Volume::Volume(Environment environment, std::string name, VolumeRecord record)
       record_(record),
       fence_(environment.engine, environment.executor, environment.keys.fence(record.id), environment.owner),
       commits_(environment.engine, environment.executor, fence_),
+      chain_(environment.engine, environment.executor, environment.keys,
+             {record.block_shift, record.striping},
+             {.fence = &fence_, .fence_key = environment.keys.fence(record.id)}),
       random_(record.id.value),
       size_bytes_(record.size_bytes) {
   if (!engine_.capabilities().shared_between_hosts) return;
@@ -36,8 +39,29 @@ uint64_t Volume::blocks_count() const {
   return divide_up(record_.size_bytes, record_.block_bytes());
 }
 
-LayerShape Volume::shape() const {
-  return {keys_, layer_, record_.striping, record_.block_bytes(), record_.compression};
+LayerId Volume::update_top() {
+  const LayerId top = fence_.record().top_layer;
+  if (top != chain_.top()) chain_.push_top(top);
+  return top;
+}
+
+LayerShape Volume::shape() {
+  return {.keys = &keys_,
+          .layer = update_top(),
+          .striping = record_.striping,
+          .block_bytes = record_.block_bytes(),
+          .compression = record_.compression};
+}
+
+ExtentView Volume::view_of(const ExtentIntent& intent) {
+  const uint64_t extent_index = intent.extent_index();
+  return {.own = chain_.map().own_states(extent_index, chain_.top_slot(), intent.first(), intent.count()),
+          .visible = chain_.map().extent(extent_index),
+          .has_parents = chain_.has_parents()};
+}
+
+std::string Volume::display_name() const {
+  return fmt::format("volume \"{}\"", name_);
 }
 
 Volume::BlockSpan Volume::span_of(uint64_t offset_bytes, uint64_t length_bytes) const {
@@ -49,12 +73,6 @@ Result<void> Volume::check_inside(uint64_t offset_bytes, uint64_t length_bytes, 
   if (length_bytes > 0 && range_fits(offset_bytes, length_bytes, record_.size_bytes)) return {};
   return fail(past_end, fmt::format("{} bytes at {} are not inside volume \"{}\" of {} bytes", length_bytes,
                                     offset_bytes, name_, record_.size_bytes));
-}
-
-Error Volume::unreadable(const BlockReader::Failure& failure) const {
-  return {failure.error.code,
-          fmt::format("volume \"{}\", offset {}: block {} cannot be read: {}", name_,
-                      failure.block << record_.block_shift, failure.block, failure.error.what)};
 }
 
 block::ExportInfo Volume::info() const {
@@ -76,44 +94,14 @@ Task<Result<std::vector<block::ReadSegment>>> Volume::read(uint64_t offset_bytes
   co_await lock.acquire();
   CO_RETURN_IF_ERROR(check_inside(offset_bytes, into.size(), Errc::invalid));
   if (!may_answer_reads()) CO_RETURN_IF_ERROR(co_await check_lease());
-  co_return co_await read_locked(offset_bytes, into);
-}
-
-Task<Result<std::vector<block::ReadSegment>>> Volume::read_locked(uint64_t offset_bytes,
-                                                                  MutableByteView into) {
-  const uint64_t end_bytes = offset_bytes + into.size();
-  const BlockSpan span = span_of(offset_bytes, into.size());
-  std::vector<block::ReadSegment> segments;
-  BlockReader reader(keys_, layer_, record_.striping, record_.block_bytes(), offset_bytes, into);
-  presence_.for_each_run(span.begin, span.end, [&](const BlockRun& run) {
-    const bool is_hole = run.state != BlockState::data;
-    const uint64_t from = std::max(run.first_block << record_.block_shift, offset_bytes);
-    const uint64_t to = std::min((run.first_block + run.blocks_count) << record_.block_shift, end_bytes);
-    const auto length = static_cast<uint32_t>(to - from);
-    if (!segments.empty() && segments.back().is_hole == is_hole) {
-      segments.back().length_bytes += length;
-    } else {
-      segments.push_back({length, is_hole});
-    }
-    if (!is_hole) reader.add_run(run.first_block, run.blocks_count);
-    return true;
-  });
-  if (!reader.empty()) {
-    ASSIGN_OR_CO_RETURN(const auto failure, co_await reader.run(engine_, executor_));
-    if (failure) co_return tl::unexpected(unreadable(*failure));
-  }
-  co_return segments;
+  co_return co_await chain_.read(offset_bytes, into, display_name());
 }
 
 Task<Result<std::vector<std::byte>>> Volume::read_block_locked(uint64_t block) {
   std::vector<std::byte> bytes(record_.block_bytes());
-  if (presence_.state(block) == BlockState::data) {
-    BlockReader reader(keys_, layer_, record_.striping, record_.block_bytes(), block << record_.block_shift,
-                       bytes);
-    reader.add_run(block, 1);
-    ASSIGN_OR_CO_RETURN(const auto failure, co_await reader.run(engine_, executor_));
-    if (failure) co_return tl::unexpected(unreadable(*failure));
-  }
+  // Where it is a hole, nothing is filled in.
+  auto read = co_await chain_.read(block << record_.block_shift, bytes, display_name());
+  if (!read) co_return propagate(read);
   co_return bytes;
 }
 
@@ -157,7 +145,6 @@ Task<Result<void>> Volume::write_locked(uint64_t offset_bytes, ByteView data, Bl
     std::ranges::copy(data.last(end_bytes & block_mask), source.tail.begin());
   }
 
-  const LayerShape layer_shape = shape();
   const uint64_t blocks_per_intent =
       std::clamp<uint64_t>(limits::kCommitTargetBytes / record_.block_bytes(), 1, WriteIntent::kBlocks);
   std::deque<WriteIntent> intents;
@@ -166,8 +153,7 @@ Task<Result<void>> Volume::write_locked(uint64_t offset_bytes, ByteView data, Bl
     const uint64_t extent_index = block / limits::kBlocksPerExtent;
     const uint64_t extent_end = (extent_index + 1) * limits::kBlocksPerExtent;
     const uint64_t count = std::min({blocks_per_intent, span.end - block, extent_end - block});
-    intents.emplace_back(layer_shape, source, presence_.extent(extent_index), block,
-                         static_cast<uint32_t>(count), zero_state);
+    intents.emplace_back(source, block, static_cast<uint32_t>(count), zero_state);
     pointers.push_back(&intents.back());
     block += count;
   }
@@ -175,22 +161,38 @@ Task<Result<void>> Volume::write_locked(uint64_t offset_bytes, ByteView data, Bl
 }
 
 Task<Result<void>> Volume::commit(std::vector<ExtentIntent*> intents) {
-  std::vector<CommitQueue::Intent*> with_changes;
-  with_changes.reserve(intents.size());
-  for (ExtentIntent* intent : intents) {
-    if (!intent->is_empty()) with_changes.push_back(intent);
-  }
-  if (with_changes.empty()) co_return Result<void>{};
-  const Result<void> committed = co_await commits_.commit(std::move(with_changes));
-  for (const ExtentIntent* intent : intents) {
-    // Each intent has its own outcome: some of a large request's may have happened where others failed.
-    if (!intent->is_empty() && intent->is_committed()) {
-      presence_.set_extent(intent->extent_index(),
-                           intent->apply_to(presence_.extent(intent->extent_index())));
+  while (true) {
+    const LayerShape layer_shape = shape();
+    std::vector<CommitQueue::Intent*> with_changes;
+    with_changes.reserve(intents.size());
+    for (ExtentIntent* intent : intents) {
+      intent->prepare(layer_shape, view_of(*intent));
+      if (!intent->is_empty()) with_changes.push_back(intent);
     }
+    if (with_changes.empty()) co_return Result<void>{};
+    const Result<void> committed = co_await commits_.commit(std::move(with_changes));
+    // Each intent has its own outcome: some of a large request's may have happened where others failed.
+    std::vector<ExtentIntent*> left;
+    const LayerSlot slot = chain_.map().slot_of(layer_shape.layer);
+    for (ExtentIntent* intent : intents) {
+      if (intent->is_empty()) continue;
+      if (intent->is_committed()) {
+        chain_.map().change_own(intent->extent_index(), intent->first(), intent->count(), intent->after(),
+                                slot);
+      } else {
+        left.push_back(intent);
+      }
+    }
+    note_usage();
+    if (committed || committed.error().code != Errc::conflict) co_return committed;
+    // A snapshot was taken: what is left goes to the new top layer. The locks are held, so nothing else has
+    // changed for it.
+    intents = std::move(left);
   }
-  used_bytes_.store(presence_.data_blocks_count() << record_.block_shift, std::memory_order_relaxed);
-  co_return committed;
+}
+
+void Volume::note_usage() {
+  used_bytes_.store(chain_.map().data_blocks_count() << record_.block_shift, std::memory_order_relaxed);
 }
 
 Task<Result<void>> Volume::flush() {
@@ -250,7 +252,7 @@ Task<Result<void>> Volume::clear_locked(uint64_t offset_bytes, uint64_t length_b
 
 Task<Result<void>> Volume::zero_part_locked(uint64_t offset_bytes, uint64_t length_bytes, BlockState target) {
   const uint64_t block = offset_bytes >> record_.block_shift;
-  if (presence_.state(block) == BlockState::data) {
+  if (chain_.map().state(block) == BlockState::data) {
     const std::vector<std::byte> zeroes(length_bytes);
     co_return co_await write_locked(offset_bytes, zeroes, target);
   }
@@ -260,7 +262,6 @@ Task<Result<void>> Volume::zero_part_locked(uint64_t offset_bytes, uint64_t leng
 }
 
 Task<Result<void>> Volume::clear_blocks_locked(BlockSpan span, BlockState target) {
-  const LayerShape layer_shape = shape();
   uint64_t next_block = span.begin;
   while (next_block < span.end) {
     // The next extents that need a change. Those without anything need one only to become allocated zeroes.
@@ -268,7 +269,7 @@ Task<Result<void>> Volume::clear_blocks_locked(BlockSpan span, BlockState target
     const uint64_t begin_extent = next_block / limits::kBlocksPerExtent;
     const uint64_t end_extent = divide_up(span.end, limits::kBlocksPerExtent);
     if (target == BlockState::absent) {
-      presence_.for_each_extent(begin_extent, end_extent, [&](uint64_t extent_index, const ExtentBits&) {
+      chain_.map().for_each_extent(begin_extent, end_extent, [&](uint64_t extent_index, const ExtentBits&) {
         extents.push_back(extent_index);
         return extents.size() < kExtentsPerStep;
       });
@@ -285,9 +286,8 @@ Task<Result<void>> Volume::clear_blocks_locked(BlockSpan span, BlockState target
       const uint64_t extent_begin = extent_index * limits::kBlocksPerExtent;
       const uint64_t from = std::max(span.begin, extent_begin);
       const uint64_t to = std::min(span.end, extent_begin + limits::kBlocksPerExtent);
-      intents.emplace_back(layer_shape, presence_.extent(extent_index), extent_index,
-                           static_cast<uint32_t>(from - extent_begin), static_cast<uint32_t>(to - from),
-                           target);
+      intents.emplace_back(extent_index, static_cast<uint32_t>(from - extent_begin),
+                           static_cast<uint32_t>(to - from), target);
       pointers.push_back(&intents.back());
     }
     CO_RETURN_IF_ERROR(co_await commit(std::move(pointers)));
@@ -306,26 +306,7 @@ Task<Result<std::vector<block::StatusExtent>>> Volume::block_status(uint64_t off
                                                                     uint32_t extents_limit) {
   CO_RETURN_IF_ERROR(check_inside(offset_bytes, length_bytes, Errc::invalid));
   if (!may_answer_reads()) CO_RETURN_IF_ERROR(co_await check_lease());
-  const uint64_t end_bytes = offset_bytes + length_bytes;
-  const BlockSpan span = span_of(offset_bytes, length_bytes);
-  std::vector<block::StatusExtent> extents;
-  presence_.for_each_run(span.begin, span.end, [&](const BlockRun& run) {
-    const uint64_t from = std::max(run.first_block << record_.block_shift, offset_bytes);
-    const uint64_t to = std::min((run.first_block + run.blocks_count) << record_.block_shift, end_bytes);
-    const block::StatusExtent extent{
-        .length_bytes = to - from,
-        .is_hole = run.state == BlockState::absent || run.state == BlockState::hole,
-        .is_zero = run.state != BlockState::data};
-    if (!extents.empty() && extents.back().is_hole == extent.is_hole &&
-        extents.back().is_zero == extent.is_zero) {
-      extents.back().length_bytes += extent.length_bytes;
-      return true;
-    }
-    if (extents.size() >= extents_limit) return false;
-    extents.push_back(extent);
-    return true;
-  });
-  co_return extents;
+  co_return chain_.block_status(offset_bytes, length_bytes, extents_limit);
 }
 
 Task<Result<void>> Volume::resize(uint64_t size_bytes) {

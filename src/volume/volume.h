@@ -12,13 +12,13 @@
 #include "async/semaphore.h"
 #include "block/export.h"
 #include "kv/engine.h"
-#include "volume/block_reader.h"
+#include "volume/chain_reader.h"
 #include "volume/commit_queue.h"
 #include "volume/fence.h"
 #include "volume/intents.h"
 #include "volume/keys.h"
+#include "volume/layer_check.h"
 #include "volume/lease.h"
-#include "volume/presence.h"
 #include "volume/records.h"
 #include "volume/store.h"
 
@@ -39,7 +39,7 @@ class Volume final : public block::Export {
     const Ownership& ownership;
   };
 
-  // Takes the volume and loads its presence bitmaps. busy where another server holds it. On the
+  // Takes the volume and loads the presence bitmaps of its layers. busy where another server holds it. On the
   // environment's executor, as everything below.
   static Task<Result<std::unique_ptr<Volume>>> open(Environment environment, std::string name,
                                                     VolumeRecord record);
@@ -63,13 +63,22 @@ class Volume final : public block::Export {
   // Online; a shrink waits for the requests in the part that goes.
   Task<Result<void>> resize(uint64_t size_bytes);
 
+  // One step of moving what `parent` holds into `top`, whose only parent it is: the first extent from
+  // `next_extent` on, which is moved on. False where nothing is left or where `top` is not the top any more.
+  Task<Result<bool>> merge_parent(LayerId parent, LayerId top, uint64_t& next_extent);
+
+  // The layer stands alone now. It costs nothing not to know.
+  void forget_parents(LayerId top) {
+    if (update_top() == top) chain_.forget_parents();
+  }
+
   void set_name(std::string name) { name_ = std::move(name); }
 
-  // Verifies every stored block against its checksum and the bitmaps against what is stored, beside requests.
-  // Adds to `report`.
+  // Verifies every block that the top layer stores against its checksum and the bitmaps against what is
+  // stored, beside requests. Adds to `report`.
   Task<Result<void>> check(CheckReport& report, Progress* progress);
 
-  // Bytes of keys and values that are stored for the volume's blocks.
+  // Bytes of keys and values that the top layer stores.
   Task<Result<uint64_t>> measure_stored_bytes(Progress* progress);
 
   // Whether the volume is not this process's any more: requests fail, and it has to be opened anew. Any
@@ -101,7 +110,7 @@ class Volume final : public block::Export {
   Task<void> hand_over();
   Task<void> release();
   Task<Result<void>> begin_tenure();
-  Task<Result<void>> load_presence();
+  Task<Result<void>> load_layers();
 
   // A metadata transaction in which `body(transaction, fence)` runs only while the volume is ours. Must be
   // idempotent.
@@ -113,11 +122,14 @@ class Volume final : public block::Export {
 
   BlockSpan span_of(uint64_t offset_bytes, uint64_t length_bytes) const;
   Result<void> check_inside(uint64_t offset_bytes, uint64_t length_bytes, Errc past_end) const;
-  LayerShape shape() const;
+  // The top layer, as the fence knows it: a snapshot may have put another one on top.
+  LayerId update_top();
+  LayerShape shape();
+  ExtentView view_of(const ExtentIntent& intent);
+  void note_usage();
   uint64_t blocks_count() const;
 
   // The *_locked functions need the range lock on the blocks they touch.
-  Task<Result<std::vector<block::ReadSegment>>> read_locked(uint64_t offset_bytes, MutableByteView into);
   Task<Result<std::vector<std::byte>>> read_block_locked(uint64_t block);
   // Blocks that end up all zero get `zero_state`: absent or zero.
   Task<Result<void>> write_locked(uint64_t offset_bytes, ByteView data, BlockState zero_state);
@@ -129,12 +141,14 @@ class Volume final : public block::Export {
 
   Task<Result<void>> clear(uint64_t offset_bytes, uint64_t length_bytes, BlockState target, Errc past_end,
                            bool fua);
-  // Commits the intents that have something to commit, then takes over their bits.
+  // Prepares the intents and commits those that have something to commit, then takes over their bits.
   Task<Result<void>> commit(std::vector<ExtentIntent*> intents);
-  Task<Result<void>> scan_extents(uint64_t begin_extent, uint64_t end_extent, kv::RowSink& sink);
+  LayerScan scan_of(LayerId layer);
   Task<Result<void>> check_extents(uint64_t begin_extent, uint64_t end_extent, CheckReport& report);
+  Task<Result<void>> check_extents_of(LayerId top, uint64_t begin_extent, uint64_t end_extent,
+                                      CheckReport& report);
   Task<Result<void>> check_gap(uint64_t begin_extent, uint64_t end_extent, CheckReport& report);
-  Error unreadable(const BlockReader::Failure& failure) const;
+  std::string display_name() const;
 
   kv::Engine& engine_;
   Executor& executor_;
@@ -148,16 +162,12 @@ class Volume final : public block::Export {
   std::atomic<bool> departed_ = false;  // written by the executor's thread
   CommitQueue commits_;
   RangeLock locks_;  // in blocks
-  PresenceMap presence_;
-  LayerId layer_;  // the top one, which is written
+  ChainReader chain_;
   Random random_;  // for back-off
   Semaphore admission_{limits::kMaxRequestsPerVolume};
   TaskScope tasks_;                      // that end before close() does
   std::atomic<uint64_t> used_bytes_{0};  // written by the executor's thread
   std::atomic<uint64_t> size_bytes_{0};  // the same
 };
-
-// Counts the finding, and keeps it while there is room.
-void add_finding(CheckReport& report, CheckFinding finding);
 
 }  // namespace fdbnbd::volume

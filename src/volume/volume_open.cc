@@ -14,9 +14,8 @@ Task<Result<std::unique_ptr<Volume>>> Volume::open(Environment environment, std:
                                                    VolumeRecord record) {
   std::unique_ptr<Volume> volume(new Volume(environment, std::move(name), record));
   CO_RETURN_IF_ERROR(co_await volume->take());
-  volume->layer_ = volume->fence_.record().top_layer;
   Result<void> begun = co_await volume->begin_tenure();
-  if (begun) begun = co_await volume->load_presence();
+  if (begun) begun = co_await volume->load_layers();
   if (!begun) {
     if (volume->lease_) co_await volume->lease_->stop();
     co_await volume->tasks_.join();
@@ -62,7 +61,7 @@ void Volume::on_lost() {
 Task<void> Volume::drop_presence() {
   RangeLock::Guard everything(locks_, 0, UINT64_MAX, RangeLock::Mode::exclusive);
   co_await everything.acquire();
-  presence_ = PresenceMap();
+  chain_.forget();
 }
 
 void Volume::on_handover() {
@@ -107,55 +106,29 @@ Task<Result<void>> Volume::run_as_owner(kv::Transaction& transaction, Body& body
 }
 
 Task<Result<void>> Volume::begin_tenure() {
-  const std::string layer_key = keys_.layer(layer_);
-  auto read_layer = [&](kv::Transaction& transaction) {
-    return transaction.get(layer_key, kv::Isolation::snapshot);
-  };
-  auto value = co_await kv::transact<std::optional<std::string>>(engine_, executor_, random_, read_layer);
-  if (!value) co_return propagate(value);
-  if (!value->has_value()) {
-    co_return fail(Errc::corruption, fmt::format("volume \"{}\": its layer record is missing", name_));
-  }
-  ASSIGN_OR_CO_RETURN(const LayerRecord layer, LayerRecord::decode(**value));
-  if (layer.block_shift != record_.block_shift ||
-      layer.striping.stripes_count != record_.striping.stripes_count) {
-    co_return fail(Errc::corruption,
-                   fmt::format("volume \"{}\": its layer has another shape than the volume", name_));
-  }
-  if (layer.parent.value != 0) {
-    co_return fail(Errc::newer_format,
-                   fmt::format("volume \"{}\" has snapshots, which this program does not know", name_));
-  }
   // From now on the usage changes; the record is written again when the tenure ends.
-  const std::string usage_key = keys_.usage(layer_);
-  auto clear_usage = [&](kv::Transaction& owned, const FenceRecord&) { owned.clear(usage_key); };
+  auto clear_usage = [&](kv::Transaction& owned, const FenceRecord& fence) {
+    owned.clear(keys_.usage(fence.top_layer));
+  };
   co_return co_await transact_as_owner(clear_usage);
 }
 
-Task<Result<void>> Volume::load_presence() {
-  std::string begin = keys_.layer_begin('B', layer_);
-  const std::string end = keys_.layer_end('B', layer_);
+Task<Result<void>> Volume::load_layers() {
   while (true) {
-    auto read_page = [&](kv::Transaction& transaction) {
-      return transaction.get_range({begin, end}, {}, kv::Isolation::snapshot);
-    };
-    auto page = co_await kv::transact<kv::RangeResult>(engine_, executor_, random_, read_page);
-    if (!page) co_return propagate(page);
-    for (const kv::KeyValue& row : page->rows) {
-      const auto extent_index = keys_.extent_of_bitmap(row.key);
-      if (!extent_index)
-        co_return fail(Errc::corruption, fmt::format("volume \"{}\": a bitmap's key is damaged", name_));
-      auto bits = ExtentBits::decode(row.value);
-      if (!bits) {
-        co_return fail(bits.error().code,
-                       fmt::format("volume \"{}\", extent {}: {}", name_, *extent_index, bits.error().what));
-      }
-      presence_.set_extent(*extent_index, *bits);
+    const LayerId top = fence_.record().top_layer;
+    auto loaded = co_await chain_.load(top);
+    if (loaded) break;
+    chain_.forget();
+    const Errc code = loaded.error().code;
+    if (code == Errc::not_found) {
+      // It is there while the fence names it.
+      CO_RETURN_IF_ERROR(co_await fence_.refresh());
+      if (fence_.record().top_layer != top) continue;
     }
-    if (!page->more || page->rows.empty()) break;
-    begin = key_after(page->rows.back().key);
+    co_return fail(code == Errc::not_found ? Errc::corruption : code,
+                   fmt::format("{}: {}", display_name(), loaded.error().what));
   }
-  used_bytes_.store(presence_.data_blocks_count() << record_.block_shift, std::memory_order_relaxed);
+  note_usage();
   co_return Result<void>{};
 }
 
@@ -176,14 +149,13 @@ Task<void> Volume::close() {
 
 Task<void> Volume::release() {
   co_await commits_.idle();
-  const std::string usage_key = keys_.usage(layer_);
-  const std::string usage = UsageRecord{.data_blocks_count = presence_.data_blocks_count()}.encode();
+  const std::string usage = UsageRecord{.data_blocks_count = chain_.map().data_blocks_count()}.encode();
   const std::string fence_key = keys_.fence(record_.id);
   auto release = [&](kv::Transaction& transaction, const FenceRecord& fence) {
     FenceRecord free_fence = fence;
     free_fence.owner = {};
     transaction.set(fence_key, free_fence.encode());
-    transaction.set(usage_key, usage);
+    transaction.set(keys_.usage(fence.top_layer), usage);
   };
   const Result<void> released = co_await transact_as_owner(release);
   if (!released && released.error().code != Errc::fenced) {

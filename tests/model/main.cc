@@ -1,4 +1,5 @@
-// volume_model --kind memory|faults|crash|rocksdb|fdb [--operations N] [--seed N] [--cluster FILE]
+// volume_model --kind memory|faults|crash|rocksdb|fdb [--world volume|snapshots] [--operations N] [--seed N]
+//              [--cluster FILE]
 
 #include <fmt/core.h>
 
@@ -17,6 +18,7 @@
 #include "kv/fdb/network.h"
 #include "kv/memory/memory_engine.h"
 #include "kv/rocks/rocks_engine.h"
+#include "snapshot_world.h"
 #include "world.h"
 
 namespace fdbnbd::model {
@@ -28,6 +30,7 @@ const std::map<std::string, Kind, std::less<>> kKinds = {{"memory", Kind::memory
                                                          {"rocksdb", Kind::rocksdb},
                                                          {"fdb", Kind::fdb}};
 
+template <typename AnyWorld>
 bool run_simulated(const Parameters& parameters) {
   SimLoop loop(parameters.seed);
   kv::MemoryOptions options;
@@ -54,10 +57,11 @@ bool run_simulated(const Parameters& parameters) {
     if (!on) engine->faults().release_late_commits();
   };
   source.crash = [&](bool power_loss) { engine->crash({.power_loss = power_loss}); };
-  World world(loop, source, parameters);
+  AnyWorld world(loop, source, parameters);
   return loop.run(world.run());
 }
 
+template <typename AnyWorld>
 bool run_on_rocksdb(const Parameters& parameters) {
   std::string directory = (std::filesystem::temp_directory_path() / "fdb-nbd-model-XXXXXX").string();
   if (mkdtemp(directory.data()) == nullptr) return false;
@@ -73,7 +77,7 @@ bool run_on_rocksdb(const Parameters& parameters) {
   source.close = [&] { engine.reset(); };
   bool fine = false;
   {
-    World world(loop, source, parameters);
+    AnyWorld world(loop, source, parameters);
     fine = loop.run(world.run());
   }
   std::filesystem::remove_all(directory);
@@ -81,6 +85,7 @@ bool run_on_rocksdb(const Parameters& parameters) {
 }
 
 // Each world has keys of its own in the cluster, and leaves them there.
+template <typename AnyWorld>
 bool run_on_fdb(const Parameters& parameters, const std::string& cluster_file) {
   RunLoop loop;
   std::unique_ptr<kv::Engine> engine;
@@ -93,18 +98,19 @@ bool run_on_fdb(const Parameters& parameters, const std::string& cluster_file) {
     return engine.get();
   };
   source.close = [&] { engine.reset(); };
-  World world(loop, source, parameters);
+  AnyWorld world(loop, source, parameters);
   return loop.run(world.run());
 }
 
+template <typename AnyWorld>
 bool run_world(const Parameters& parameters, const std::string& cluster_file) {
   switch (parameters.kind) {
     case Kind::rocksdb:
-      return run_on_rocksdb(parameters);
+      return run_on_rocksdb<AnyWorld>(parameters);
     case Kind::fdb:
-      return run_on_fdb(parameters, cluster_file);
+      return run_on_fdb<AnyWorld>(parameters, cluster_file);
     default:
-      return run_simulated(parameters);
+      return run_simulated<AnyWorld>(parameters);
   }
 }
 
@@ -113,11 +119,14 @@ int main_of(int argc, char** argv) {
       .kind = Kind::memory, .seed = Random::from_entropy().below(1'000'000'000), .operations_count = 20'000};
   std::string kind = "memory";
   std::string cluster_file;
+  std::string world_name = "volume";
   for (int i = 1; i + 1 < argc; i += 2) {
     const std::string_view flag = argv[i];
     const std::string_view value = argv[i + 1];
     if (flag == "--kind" && kKinds.contains(value)) {
       kind = value;
+    } else if (flag == "--world" && (value == "volume" || value == "snapshots")) {
+      world_name = value;
     } else if (flag == "--operations") {
       std::from_chars(value.data(), value.data() + value.size(), parameters.operations_count);
     } else if (flag == "--seed") {
@@ -126,16 +135,16 @@ int main_of(int argc, char** argv) {
       cluster_file = value;
     } else {
       fmt::print(stderr,
-                 "usage: volume_model --kind memory|faults|crash|rocksdb|fdb [--operations N] [--seed N] "
-                 "[--cluster FILE]\n");
+                 "usage: volume_model --kind memory|faults|crash|rocksdb|fdb [--world volume|snapshots] "
+                 "[--operations N] [--seed N] [--cluster FILE]\n");
       return 2;
     }
   }
   parameters.kind = kKinds.at(kind);
   log::set_level(log::Level::error);
   const std::string cluster = cluster_file.empty() ? "" : " --cluster " + cluster_file;
-  const std::string replay = fmt::format("{} --kind {} --operations {} --seed {}{}", argv[0], kind,
-                                         parameters.operations_count, parameters.seed, cluster);
+  const std::string replay = fmt::format("{} --kind {} --world {} --operations {} --seed {}{}", argv[0], kind,
+                                         world_name, parameters.operations_count, parameters.seed, cluster);
   fmt::print("{}\n", replay);
   std::fflush(stdout);
   // Several worlds, each with its own shape of volume.
@@ -144,9 +153,11 @@ int main_of(int argc, char** argv) {
   while (left > 0) {
     Parameters world = parameters;
     world.operations_count = std::min(left, kOperationsPerWorld);
-    if (!run_world(world, cluster_file)) {
-      fmt::print(stderr, "FAILED; replay: {} --kind {} --operations {} --seed {}{}\n", argv[0], kind,
-                 world.operations_count, world.seed, cluster);
+    const bool fine = world_name == "volume" ? run_world<World>(world, cluster_file)
+                                             : run_world<SnapshotWorld>(world, cluster_file);
+    if (!fine) {
+      fmt::print(stderr, "FAILED; replay: {} --kind {} --world {} --operations {} --seed {}{}\n", argv[0],
+                 kind, world_name, world.operations_count, world.seed, cluster);
       return 1;
     }
     left -= world.operations_count;

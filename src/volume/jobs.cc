@@ -3,8 +3,8 @@
 #include "base/log.h"
 #include "volume/catalog.h"
 
-// The space of removed volumes comes back in the background, in steps of limited size, and goes on after a
-// restart: what is left of the layer's bitmaps is what is left to do.
+// Background work, in steps of limited size, one job after the other in turns. It goes on after a restart:
+// what is left of a layer's bitmaps is what is left to do.
 
 namespace fdbnbd::volume {
 
@@ -25,26 +25,67 @@ Task<Result<void>> Catalog::resume_jobs() {
                  job ? "its key" : job.error().what);
       continue;
     }
-    ++jobs_count_;
-    scope_.spawn(reclaim(JobId{*id}, *job));
+    note_job(JobId{*id}, *job);
   }
   co_return Result<void>{};
 }
 
-Task<void> Catalog::reclaim(JobId id, JobRecord job) {
-  auto body = [&](kv::Transaction& transaction) { return reclaim_step(transaction, id, job); };
-  while (!stopping_) {
-    const Result<bool> finished = co_await transact<bool>(body);
-    if (!finished) {
-      // Left for the next start; nothing is lost but space.
-      log::warning("reclaiming the space of a removed volume stopped: {}", finished.error().what);
-      break;
-    }
-    if (*finished) break;
-    co_await reschedule(home_);
+Task<void> Catalog::take_up_jobs() {
+  const Result<void> resumed = co_await resume_jobs();
+  if (!resumed) log::warning("background jobs wait for the next start: {}", resumed.error().what);
+}
+
+void Catalog::note_job(JobId id, JobRecord job) {
+  const auto [known, is_new] = jobs_.try_emplace(id, Job{.record = job});
+  if (!is_new) {
+    known->second.noted_again = true;
+    known->second.record = job;
   }
-  --jobs_count_;
+  if (jobs_run_) return;
+  jobs_run_ = true;
+  scope_.spawn(run_jobs());
+}
+
+Task<void> Catalog::run_jobs() {
+  co_await reschedule(home_);
+  while (!jobs_.empty() && !stopping_) {
+    bool all_wait = true;
+    std::vector<JobId> ids;
+    for (const auto& [id, job] : jobs_) ids.push_back(id);
+    for (const JobId id : ids) {
+      const auto found = jobs_.find(id);
+      if (stopping_) break;
+      if (found == jobs_.end() || found->second.not_before > home_.clock().now()) continue;
+      const MonotonicTime started = home_.clock().now();
+      found->second.noted_again = false;
+      const Result<JobOutcome> outcome = co_await job_turn(id, found->second.record);
+      Job& job = jobs_.at(id);
+      if (!outcome) {
+        // Left for the next start; nothing is lost but space.
+        log::warning("reclaiming the space of what was removed stopped: {}", outcome.error().what);
+        jobs_.erase(id);
+      } else if (*outcome == JobOutcome::blocked) {
+        job.not_before = home_.clock().now() + limits::kJobRetryDelay;
+        continue;
+      } else if (*outcome == JobOutcome::done && !job.noted_again) {
+        jobs_.erase(id);
+      }
+      all_wait = false;
+      jobs_changed_.notify_all();
+      co_await sleep_for(home_, std::min<Duration>(home_.clock().now() - started, limits::kMaxJobPause));
+    }
+    if (all_wait && !jobs_.empty()) co_await sleep_for(home_, limits::kJobRetryDelay);
+  }
+  jobs_run_ = false;
   jobs_changed_.notify_all();
+}
+
+Task<Result<Catalog::JobOutcome>> Catalog::job_turn(JobId id, const JobRecord& job) {
+  if (job.kind == JobKind::merge_layer) co_return co_await merge_turn(id);
+  auto body = [&](kv::Transaction& transaction) { return reclaim_step(transaction, id, job); };
+  auto finished = co_await transact<bool>(body);
+  if (!finished) co_return propagate(finished);
+  co_return *finished ? JobOutcome::done : JobOutcome::more;
 }
 
 // Whether nothing is left of the layer.
@@ -84,7 +125,7 @@ Task<Result<bool>> Catalog::reclaim_step(kv::Transaction& transaction, JobId id,
 }
 
 Task<void> Catalog::wait_for_reclaim() {
-  while (jobs_count_ > 0) co_await jobs_changed_.wait();
+  while (!jobs_.empty() && jobs_run_) co_await jobs_changed_.wait();
 }
 
 }  // namespace fdbnbd::volume

@@ -1,0 +1,421 @@
+#include <fmt/core.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cstring>
+
+#include "async/sim_loop.h"
+#include "kv/memory/memory_engine.h"
+#include "volume/store.h"
+
+namespace fdbnbd::volume {
+namespace {
+
+constexpr uint32_t kBlock = 4096;
+
+class SnapshotTest : public testing::Test {
+ protected:
+  SnapshotTest() : disk_(kv::make_memory_disk()) { open(); }
+  ~SnapshotTest() override {
+    if (store_) run(store_->close());
+  }
+
+  void open() {
+    kv::MemoryOptions options;
+    options.disk = disk_;
+    options.capabilities = {
+        .shared_between_hosts = false, .commits_in_flight = 4, .commits_are_durable = false};
+    engine_ = kv::open_memory_engine(options).value();
+    Store::Options store_options;
+    store_options.volume_executors = {&loop_};
+    store_ = run(open_store(*engine_, loop_, store_options)).value();
+  }
+  void reopen() {
+    run(store_->close());
+    store_.reset();
+    engine_.reset();
+    open();
+  }
+
+  template <typename T>
+  T run(Task<T> task) {
+    return loop_.run(std::move(task));
+  }
+  void run(Task<void> task) { loop_.run(std::move(task)); }
+  void settle() {
+    while (loop_.step()) {
+    }
+  }
+
+  void create(const std::string& name, uint64_t size_bytes = 16 << 20) {
+    ASSERT_TRUE(run(store_->create(
+        name, {.size_bytes = size_bytes, .block_bytes = kBlock, .compression = Compression::none})));
+  }
+  std::shared_ptr<block::Export> open_disk(const std::string& name) {
+    return run(store_->open(loop_, name)).value();
+  }
+  void write(block::Export& disk, uint64_t block, uint8_t fill, uint64_t blocks_count = 1) {
+    ASSERT_TRUE(
+        run(disk.write(block * kBlock, std::vector<std::byte>(blocks_count * kBlock, std::byte{fill}), {})));
+  }
+  // The first byte of the block, which is the same all over.
+  int content(block::Export& disk, uint64_t block) {
+    std::vector<std::byte> bytes(kBlock);
+    const auto segments = run(disk.read(block * kBlock, bytes));
+    if (!segments) return -1;
+    if (segments->front().is_hole) return 0;
+    for (const std::byte byte : bytes) {
+      if (byte != bytes.front()) return -2;
+    }
+    return static_cast<int>(bytes.front());
+  }
+  size_t stored_blocks_count() {
+    auto transaction = engine_->begin(loop_);
+    return run(transaction->get_range({"D", "E"}, {.rows_limit = 100'000}, kv::Isolation::snapshot))
+        .value()
+        .rows.size();
+  }
+  void expect_clean() {
+    const auto report = run(store_->check(std::nullopt, nullptr)).value();
+    EXPECT_EQ(report.findings_count, 0U)
+        << report.findings.front().volume << ": " << report.findings.front().what;
+  }
+  Result<void> snap(const std::string& name) { return run(store_->snapshot({name})); }
+  Result<void> remove(const std::string& name) { return run(store_->remove(name, false)); }
+
+  SimLoop loop_{1};
+  std::shared_ptr<kv::MemoryDisk> disk_;
+  std::unique_ptr<kv::MemoryEngine> engine_;
+  std::unique_ptr<Store> store_;
+};
+
+TEST_F(SnapshotTest, ASnapshotStaysAsItWasWhileTheVolumeGoesOn) {
+  create("disk");
+  const auto disk = open_disk("disk");
+  write(*disk, 0, 1, 8);
+  ASSERT_TRUE(snap("disk@a"));
+  write(*disk, 1, 2);
+  write(*disk, 2, 0);
+  ASSERT_TRUE(run(disk->trim(3 * kBlock, kBlock, {})));
+  ASSERT_TRUE(
+      run(disk->write_zeroes(4 * kBlock, kBlock, {.fua = false, .no_hole = true, .fast_only = false})));
+  ASSERT_TRUE(run(disk->write(5 * kBlock + 100, std::vector<std::byte>(10, std::byte{9}), {})));
+  write(*disk, 100, 7);
+  const auto snapshot = open_disk("disk@a");
+  EXPECT_TRUE(snapshot->info().read_only);
+  for (uint64_t block = 0; block < 8; ++block) EXPECT_EQ(content(*snapshot, block), 1) << block;
+  EXPECT_EQ(content(*snapshot, 100), 0);
+  EXPECT_EQ(content(*disk, 0), 1);
+  EXPECT_EQ(content(*disk, 1), 2);
+  EXPECT_EQ(content(*disk, 2), 0);
+  EXPECT_EQ(content(*disk, 3), 0);
+  EXPECT_EQ(content(*disk, 4), 0);
+  EXPECT_EQ(content(*disk, 5), -2) << "the part that was written and the part that was not";
+  EXPECT_EQ(content(*disk, 100), 7);
+  const auto status = run(disk->block_status(0, 8 * kBlock, 10)).value();
+  EXPECT_EQ(status, (std::vector<block::StatusExtent>{{2 * kBlock, false, false},
+                                                      {2 * kBlock, true, true},
+                                                      {kBlock, false, true},
+                                                      {3 * kBlock, false, false}}));
+  EXPECT_EQ(run(store_->info("disk")).value().used_bytes, 6U * kBlock);
+  EXPECT_EQ(run(store_->info("disk@a")).value().used_bytes, 8U * kBlock);
+  EXPECT_EQ(run(snapshot->write(0, std::vector<std::byte>(1), {})).error().code, Errc::read_only);
+  EXPECT_EQ(run(snapshot->trim(0, 1, {})).error().code, Errc::read_only);
+  expect_clean();
+}
+
+TEST_F(SnapshotTest, SnapshotsAreListedAndOutliveARestart) {
+  create("disk");
+  {
+    const auto disk = open_disk("disk");
+    write(*disk, 0, 1);
+    ASSERT_TRUE(snap("disk@z first"));
+    write(*disk, 0, 2);
+    ASSERT_TRUE(snap("disk@a second"));
+    write(*disk, 0, 3);
+  }
+  settle();
+  EXPECT_EQ(snap("disk@a second").error().code, Errc::exists);
+  EXPECT_EQ(snap("disk").error().code, Errc::invalid);
+  EXPECT_EQ(snap("disk@").error().code, Errc::invalid);
+  EXPECT_EQ(snap("none@a").error().code, Errc::not_found);
+  EXPECT_EQ(run(store_->snapshot({"disk@b", "disk@c"})).error().code, Errc::invalid);
+  reopen();
+  const auto info = run(store_->info("disk")).value();
+  ASSERT_EQ(info.snapshots.size(), 2U);
+  EXPECT_EQ(info.snapshots[0].name, "z first");
+  EXPECT_EQ(info.snapshots[1].name, "a second");
+  EXPECT_EQ(run(store_->list_volumes()).value()[0].snapshots.size(), 2U);
+  std::vector<std::string> names;
+  const auto listings = run(store_->list(loop_)).value();
+  for (const auto& listing : listings) names.push_back(listing.name);
+  EXPECT_EQ(names, (std::vector<std::string>{"disk", "disk@z first", "disk@a second"}));
+  EXPECT_TRUE(run(store_->describe(loop_, "disk@z first")).value().read_only);
+  EXPECT_EQ(run(store_->open(loop_, "disk@none")).error().code, Errc::not_found);
+  EXPECT_EQ(content(*open_disk("disk@z first"), 0), 1);
+  EXPECT_EQ(content(*open_disk("disk@a second"), 0), 2);
+  EXPECT_EQ(content(*open_disk("disk"), 0), 3);
+  settle();
+  EXPECT_EQ(run(store_->open(loop_, "")).value()->info().name, "disk") << "the only volume";
+  settle();
+}
+
+Task<void> count_round_robin(std::vector<std::shared_ptr<block::Export>> disks, uint64_t& acknowledged,
+                             const bool& stop) {
+  std::vector<std::byte> bytes(kBlock);
+  for (uint64_t count = 1; !stop; ++count) {
+    std::memcpy(bytes.data(), &count, sizeof count);
+    if (!co_await disks[count % disks.size()]->write(0, bytes, {})) break;
+    acknowledged = count;
+  }
+}
+
+// Other writes keep several batches of each volume in flight.
+Task<void> write_beside(std::shared_ptr<block::Export> disk, uint64_t first_block, const bool& stop) {
+  for (uint64_t i = 0; !stop; ++i) {
+    const std::vector<std::byte> bytes(kBlock * (1 + i % 20), std::byte{5});
+    if (!co_await disk->write((first_block + i % 50) * kBlock, bytes, {})) break;
+  }
+}
+
+Task<void> take_snapshots(Store& store, SimLoop& loop, size_t volumes_count, int snapshots_count,
+                          const uint64_t& acknowledged, std::vector<std::pair<uint64_t, uint64_t>>& bounds,
+                          bool& stop) {
+  Random random(7);
+  for (int i = 0; i < snapshots_count; ++i) {
+    co_await sleep_for(loop, std::chrono::microseconds(random.below(3000)));
+    std::vector<std::string> names;
+    for (size_t volume = 0; volume < volumes_count; ++volume)
+      names.push_back(fmt::format("v{}@s{}", volume, i));
+    const uint64_t before = acknowledged;
+    EXPECT_TRUE((co_await store.snapshot(names)).has_value());
+    bounds.emplace_back(before, acknowledged + 1);
+  }
+  stop = true;
+}
+
+TEST_F(SnapshotTest, ASnapshotOfManyVolumesIsAPrefixOfWhatWasWritten) {
+  constexpr size_t kVolumes = 8;
+  constexpr int kSnapshots = 60;
+  engine_->faults().set_latency(std::chrono::microseconds(1), std::chrono::microseconds(500));
+  std::vector<std::shared_ptr<block::Export>> disks;
+  for (size_t i = 0; i < kVolumes; ++i) {
+    create(fmt::format("v{}", i));
+    disks.push_back(open_disk(fmt::format("v{}", i)));
+  }
+  uint64_t acknowledged = 0;
+  bool stop = false;
+  std::vector<std::pair<uint64_t, uint64_t>> bounds;
+  TaskScope scope;
+  scope.spawn(count_round_robin(disks, acknowledged, stop));
+  for (const auto& disk : disks) {
+    scope.spawn(write_beside(disk, 100, stop));
+    scope.spawn(write_beside(disk, 1100, stop));
+  }
+  run(take_snapshots(*store_, loop_, kVolumes, kSnapshots, acknowledged, bounds, stop));
+  settle();
+  EXPECT_GT(acknowledged, 200U);
+  for (int i = 0; i < kSnapshots; ++i) {
+    std::vector<uint64_t> counts;
+    for (size_t volume = 0; volume < kVolumes; ++volume) {
+      const auto snapshot = open_disk(fmt::format("v{}@s{}", volume, i));
+      std::vector<std::byte> bytes(kBlock);
+      const auto segments = run(snapshot->read(0, bytes)).value();
+      uint64_t count = 0;
+      if (!segments.front().is_hole) std::memcpy(&count, bytes.data(), sizeof count);
+      counts.push_back(count);
+    }
+    const uint64_t last = *std::ranges::max_element(counts);
+    EXPECT_GE(last, bounds[static_cast<size_t>(i)].first) << "something answered before is missing";
+    EXPECT_LE(last, bounds[static_cast<size_t>(i)].second);
+    for (uint64_t volume = 0; volume < kVolumes; ++volume) {
+      // The last count of this volume up to the newest one of all.
+      const uint64_t expected = last < volume ? 0 : last - (last + kVolumes - volume) % kVolumes;
+      EXPECT_EQ(counts[volume], expected) << "snapshot " << i << ", volume " << volume << ", last " << last;
+    }
+  }
+  expect_clean();
+}
+
+TEST_F(SnapshotTest, AClonesWritesAreItsOwnAndItDoesNotNeedTheOriginal) {
+  create("disk");
+  {
+    const auto disk = open_disk("disk");
+    write(*disk, 0, 1, 4);
+    ASSERT_TRUE(snap("disk@a"));
+    write(*disk, 0, 2);
+  }
+  ASSERT_TRUE(run(store_->clone("disk@a", "copy")));
+  EXPECT_EQ(run(store_->clone("disk@a", "copy")).error().code, Errc::exists);
+  EXPECT_EQ(run(store_->clone("disk@b", "copy2")).error().code, Errc::not_found);
+  EXPECT_EQ(run(store_->info("copy")).value().used_bytes, 4U * kBlock);
+  const auto copy = open_disk("copy");
+  write(*copy, 1, 3);
+  EXPECT_EQ(content(*copy, 0), 1);
+  EXPECT_EQ(content(*copy, 1), 3);
+  EXPECT_EQ(content(*open_disk("disk@a"), 1), 1);
+  settle();
+  EXPECT_EQ(remove("disk").error().code, Errc::busy);
+  ASSERT_TRUE(run(store_->remove("disk", true)));
+  run(store_->wait_for_reclaim());
+  EXPECT_EQ(content(*copy, 0), 1);
+  EXPECT_EQ(content(*copy, 1), 3);
+  EXPECT_EQ(content(*copy, 3), 1);
+  EXPECT_EQ(stored_blocks_count(), 4U) << "the layers below have been merged into the clone";
+  expect_clean();
+}
+
+TEST_F(SnapshotTest, RollbackBringsContentsAndSizeBack) {
+  create("disk", 1 << 20);
+  {
+    const auto disk = open_disk("disk");
+    write(*disk, 0, 1, 10);
+    ASSERT_TRUE(snap("disk@a"));
+    write(*disk, 0, 2);
+    ASSERT_TRUE(snap("disk@b"));
+    write(*disk, 0, 3);
+    EXPECT_EQ(run(store_->rollback("disk@a")).error().code, Errc::busy);
+  }
+  settle();
+  ASSERT_TRUE(run(store_->resize("disk", 8 * kBlock, true)));
+  const auto rolled = run(store_->rollback("disk@a"));
+  ASSERT_TRUE(rolled);
+  EXPECT_EQ(rolled->size_bytes, 1U << 20);
+  EXPECT_EQ(rolled->used_bytes, 10U * kBlock);
+  const auto disk = open_disk("disk");
+  EXPECT_EQ(content(*disk, 0), 1);
+  EXPECT_EQ(content(*disk, 9), 1);
+  EXPECT_EQ(content(*open_disk("disk@b"), 0), 2) << "newer snapshots stay";
+  write(*disk, 0, 4);
+  EXPECT_EQ(content(*open_disk("disk@a"), 0), 1);
+  run(store_->wait_for_reclaim());
+  EXPECT_EQ(stored_blocks_count(), 12U);
+  expect_clean();
+}
+
+TEST_F(SnapshotTest, TheSpaceOfARemovedSnapshotComesBackToTheBlock) {
+  create("disk");
+  const auto disk = open_disk("disk");
+  for (uint8_t i = 0; i < 6; ++i) {
+    write(*disk, 0, static_cast<uint8_t>(10 + i), 2000);  // hides what was
+    write(*disk, 2000 + 100 * i, static_cast<uint8_t>(10 + i), 100);
+    ASSERT_TRUE(run(disk->trim((3000 + i) * kBlock, kBlock, {})));
+    ASSERT_TRUE(snap(fmt::format("disk@s{}", i)));
+  }
+  EXPECT_EQ(stored_blocks_count(), 6U * 2100);
+  const auto newest = open_disk("disk@s5");
+  const auto oldest = open_disk("disk@s0");
+  const auto above = open_disk("disk@s3");
+  EXPECT_EQ(content(*newest, 2150), 11) << "looked up before it moves";
+  EXPECT_EQ(content(*above, 2250), 12);
+  ASSERT_TRUE(remove("disk@s2"));
+  ASSERT_TRUE(remove("disk@s1"));
+  EXPECT_EQ(remove("disk@s5").error().code, Errc::busy);
+  run(store_->wait_for_reclaim());
+  EXPECT_EQ(stored_blocks_count(), 4U * 2000 + 600);
+  EXPECT_EQ(content(*newest, 2150), 11);
+  EXPECT_EQ(content(*newest, 2250), 12);
+  EXPECT_EQ(content(*above, 2250), 12) << "it has moved into this one";
+  EXPECT_EQ(content(*newest, 0), 15);
+  EXPECT_EQ(content(*oldest, 0), 10);
+  EXPECT_EQ(content(*oldest, 2150), 0);
+  EXPECT_EQ(content(*open_disk("disk@s3"), 2150), 11);
+  EXPECT_EQ(content(*open_disk("disk@s3"), 0), 13);
+  expect_clean();
+}
+
+TEST_F(SnapshotTest, TheNewestSnapshotIsMergedIntoTheVolumeInUse) {
+  create("disk");
+  const auto disk = open_disk("disk");
+  write(*disk, 0, 1, 1500);
+  ASSERT_TRUE(snap("disk@a"));
+  write(*disk, 0, 2, 100);
+  ASSERT_TRUE(run(disk->trim(200 * kBlock, 10 * kBlock, {})));
+  ASSERT_TRUE(remove("disk@a"));
+  for (int i = 0; i < 200; ++i) write(*disk, static_cast<uint64_t>(300 + i), 3);
+  run(store_->wait_for_reclaim());
+  EXPECT_EQ(stored_blocks_count(), 1490U);
+  EXPECT_EQ(content(*disk, 99), 2);
+  EXPECT_EQ(content(*disk, 100), 1);
+  EXPECT_EQ(content(*disk, 200), 0);
+  EXPECT_EQ(content(*disk, 300), 3);
+  EXPECT_EQ(content(*disk, 1499), 1);
+  expect_clean();
+  ASSERT_TRUE(run(disk->trim(0, 16 << 20, {})));
+  EXPECT_EQ(stored_blocks_count(), 0U);
+  expect_clean();
+}
+
+TEST_F(SnapshotTest, MergingGoesOnAfterARestart) {
+  create("disk");
+  {
+    const auto disk = open_disk("disk");
+    write(*disk, 0, 1, 3000);
+    ASSERT_TRUE(snap("disk@a"));
+    write(*disk, 0, 2, 10);
+    ASSERT_TRUE(snap("disk@b"));
+  }
+  settle();
+  ASSERT_TRUE(remove("disk@a"));
+  engine_->crash({});
+  reopen();
+  run(store_->wait_for_reclaim());
+  EXPECT_EQ(stored_blocks_count(), 3000U);
+  EXPECT_EQ(content(*open_disk("disk"), 9), 2);
+  EXPECT_EQ(content(*open_disk("disk@b"), 2999), 1);
+  expect_clean();
+}
+
+TEST_F(SnapshotTest, ALayerThatSeveralNeedStaysUntilOneIsLeft) {
+  create("disk");
+  {
+    const auto disk = open_disk("disk");
+    write(*disk, 0, 1, 10);
+  }
+  ASSERT_TRUE(snap("disk@a"));
+  ASSERT_TRUE(run(store_->clone("disk@a", "one")));
+  ASSERT_TRUE(run(store_->clone("disk@a", "two")));
+  ASSERT_TRUE(remove("disk@a"));
+  run(store_->wait_for_reclaim());
+  EXPECT_EQ(stored_blocks_count(), 10U);
+  expect_clean();
+  ASSERT_TRUE(remove("one"));
+  run(store_->wait_for_reclaim());
+  ASSERT_TRUE(remove("disk"));
+  run(store_->wait_for_reclaim());
+  EXPECT_EQ(stored_blocks_count(), 10U);
+  EXPECT_EQ(content(*open_disk("two"), 5), 1);
+  settle();
+  auto transaction = engine_->begin(loop_);
+  EXPECT_EQ(run(transaction->get_range({"L", "M"}, {}, kv::Isolation::snapshot)).value().rows.size(), 1U);
+  expect_clean();
+  ASSERT_TRUE(remove("two"));
+  run(store_->wait_for_reclaim());
+  auto rest = engine_->begin(loop_);
+  EXPECT_EQ(run(rest->get_range({std::string_view("\0", 1), "\xff"}, {}, kv::Isolation::snapshot))
+                .value()
+                .rows.size(),
+            1U)
+      << "nothing but the store's header";
+}
+
+TEST_F(SnapshotTest, ABlockThatIsMissingInASnapshotIsCorruption) {
+  create("disk");
+  const auto disk = open_disk("disk");
+  write(*disk, 0, 1, 4);
+  ASSERT_TRUE(snap("disk@a"));
+  auto transaction = engine_->begin(loop_);
+  const auto rows = run(transaction->get_range({"D", "E"}, {}, kv::Isolation::snapshot)).value().rows;
+  transaction->clear(rows[2].key);
+  ASSERT_TRUE(run(transaction->commit()));
+  EXPECT_EQ(content(*open_disk("disk@a"), 2), -1);
+  EXPECT_EQ(content(*disk, 2), -1);
+  EXPECT_EQ(content(*disk, 1), 1);
+  const auto report = run(store_->check(std::nullopt, nullptr)).value();
+  ASSERT_EQ(report.findings_count, 1U) << report.findings[0].what;
+  EXPECT_EQ(report.findings[0].volume, "disk@a");
+  EXPECT_EQ(run(store_->check("disk", nullptr)).value().findings_count, 1U);
+}
+
+}  // namespace
+}  // namespace fdbnbd::volume
