@@ -1,0 +1,101 @@
+#!/usr/bin/python3
+"""snap, clone, rollback, and rm of snapshots."""
+
+from cli_lib import *   # noqa: F403
+from cli_lib import STORES, error_of, expect_words, json_of, memory_server, own_store
+from lib import expect_equal, fdb_nbd, main, test, tool
+
+
+@test(limit=120)
+def snapshots_of_several_volumes_are_taken_listed_and_removed():
+    for store_of in STORES:
+        with store_of() as store:
+            for name in ("a", "b"):
+                fdb_nbd("create", name, "1G", store=store)
+            fdb_nbd("snap", "a@one", "b@one", store=store)
+            fdb_nbd("snapshot", "a@two", store=store)
+            volumes = json_of("ls", store=store)["volumes"]
+            expect_equal("snapshots", [[s["name"] for s in volume["snapshots"]] for volume in volumes], [["one", "two"], ["one"]])
+            expect_equal("the size of a snapshot", volumes[0]["snapshots"][0]["size_bytes"], 1 << 30)
+            names = fdb_nbd("ls", "--names", "--snapshots", store=store).stdout.split()
+            expect_equal("names", names, ["a", "a@one", "a@two", "b", "b@one"])
+            expect_equal("names of volumes", fdb_nbd("ls", "--names", store=store).stdout.split(), ["a", "b"])
+            expect_words(fdb_nbd("info", "a", store=store).stdout, "one, two")
+            info = json_of("info", "a@one", store=store)
+            expect_equal("a snapshot", (info["name"], info["read_only"], info["used_bytes"]), ("a@one", True, 0))
+            fdb_nbd("rm", "a@one", store=store)
+            expect_equal("what is left", [s["name"] for s in json_of("info", "a", store=store)["snapshots"]], ["two"])
+
+
+@test
+def errors_of_snapshots_have_their_exit_statuses():
+    with memory_server() as store:
+        fdb_nbd("create", "a", "1G", store=store)
+        fdb_nbd("snap", "a@one", store=store)
+        expect_words(error_of("snap", "a@one", store=store, status=4), "a@one")
+        expect_words(error_of("snap", "none@one", store=store, status=3), "none")
+        error_of("snap", "a", store=store, status=2)
+        error_of("snap", "a@x", "a@y", store=store, status=2)
+        error_of("clone", "a@none", "b", store=store, status=3)
+        error_of("clone", "a@one", "a", store=store, status=4)
+        error_of("rollback", "a@none", store=store, status=3)
+        error_of("rm", "a@none", store=store, status=3)
+        expect_words(error_of("rm", "a", store=store, status=5), "one", "--snapshots")
+        fdb_nbd("rm", "a", "--snapshots", store=store)
+        expect_equal("volumes", json_of("ls", store=store)["volumes"], [])
+
+
+@test(limit=120)
+def clones_and_rollback_bring_contents_back():
+    for store_of in (own_store, memory_server):
+        with store_of() as store:
+            fdb_nbd("create", "a", "1M", store=store)
+            first, second = bytes([1]) * (1 << 20), bytes([2]) * (1 << 20)
+            directory = tempfile.mkdtemp(prefix="fdb-nbd-test-")
+            paths = [os.path.join(directory, name) for name in ("first", "second", "out")]
+            for path, data in zip(paths, (first, second)):
+                with open(path, "wb") as file:
+                    file.write(data)
+            fdb_nbd("rm", "a", store=store)
+            fdb_nbd("import", paths[0], "a", store=store)
+            fdb_nbd("snap", "a@one", store=store)
+            fdb_nbd("clone", "a@one", "b", store=store)
+            fdb_nbd("resize", "a", "512K", "--allow-shrink", store=store)
+
+            def contents(name):
+                fdb_nbd("export", name, paths[2], store=store)
+                with open(paths[2], "rb") as file:
+                    data = file.read()
+                os.unlink(paths[2])
+                return data
+
+            expect_equal("the volume", contents("a"), first[:1 << 19])
+            expect_equal("the snapshot", contents("a@one"), first)
+            expect_equal("the clone", contents("b"), first)
+            fdb_nbd("rollback", "a@one", store=store)
+            expect_equal("the volume, rolled back", contents("a"), first)
+            fdb_nbd("rm", "a", "--snapshots", store=store)
+            expect_equal("the clone without the original", contents("b"), first)
+            fdb_nbd("check", store=store)
+            shutil.rmtree(directory)
+
+
+@test
+def bash_completes_the_names_of_snapshots():
+    with memory_server() as store:
+        fdb_nbd("create", "vol", "1G", store=store)
+        fdb_nbd("snap", "vol@monday", store=store)
+        script = fdb_nbd("completion", "bash", store=store).stdout
+        words = f"{PROGRAM} --store {store} rollback vol @ mon"
+
+        program = f"""{script}
+COMP_WORDS=({words})
+COMP_CWORD=$(( ${{#COMP_WORDS[@]}} - 1 ))
+_fdb_nbd
+echo "${{COMPREPLY[@]}}"
+"""
+        expect_equal("completion", tool("bash", "-c", program).stdout.split(), ["monday"])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,166 @@
+#!/usr/bin/python3
+"""Snapshots as clients see them, taken and removed while the volumes are written.
+
+FDB_NBD_CUTS sets how many snapshots of all volumes are taken (40 where it is not set).
+"""
+
+import json
+import os
+import random
+import struct
+import threading
+
+from lib import *   # noqa: F403
+from lib import Failure, Server, expect, expect_equal, fdb_nbd, main, test, tool
+
+VOLUMES = 32
+CUTS = int(os.environ.get("FDB_NBD_CUTS") or 40)
+
+
+class Control:
+    """A connection to the server's control socket."""
+
+    def __init__(self, server):
+        self.socket = socket.socket(socket.AF_UNIX)
+        self.socket.settimeout(60)
+        self.socket.connect(server.control_path)
+        self.file = self.socket.makefile("rb")
+
+    def call(self, verb, **fields):
+        self.socket.sendall(json.dumps({"verb": verb, **fields}).encode() + b"\n")
+        while True:
+            answer = json.loads(self.file.readline())
+            if "error" in answer:
+                raise Failure(f"{verb} {fields}", "done", answer["error"])
+            if "result" in answer:
+                return answer["result"]
+
+
+def served(volumes, **options):
+    directory = tempfile.mkdtemp(prefix="fdb-nbd-test-")
+    path = os.path.join(directory, "control.sock")
+    server = Server(volumes=volumes, store="rocksdb:DIR", tcp=False, args=["--control", path], directory=directory, **options)
+    server.own_directory = True
+    server.control_path = path
+    return server
+
+
+def count_of(server, name):
+    with server.session(name) as wire:
+        count, = struct.unpack(">Q", wire.read(0, 8))
+        wire.disconnect()
+    return count
+
+
+class Counter(threading.Thread):
+    """Writes 1, 2, 3, … to the volumes in turn, each when the one before has been answered."""
+
+    def __init__(self, server):
+        super().__init__()
+        self.wires = [server.session(f"v{i}") for i in range(VOLUMES)]
+        self.answered = 0
+        self.stopping = False
+
+    def run(self):
+        while not self.stopping:
+            count = self.answered + 1
+            self.wires[count % VOLUMES].write(0, struct.pack(">Q", count) * 512)
+            self.answered = count
+
+
+class Noise(threading.Thread):
+    """Keeps several transactions of a volume in flight, beside the counter's block."""
+
+    def __init__(self, server, index):
+        super().__init__()
+        self.wire = server.session(f"v{index}")
+        self.random = random.Random(index)
+        self.stopping = False
+
+    def run(self):
+        while not self.stopping:
+            length = self.random.choice((4, 64, 512)) * KiB
+            self.wire.write(MiB + self.random.randrange(16) * MiB, pattern(length, self.random.randrange(1 << 30)))
+
+
+@test(limit=3600)
+def each_snapshot_of_many_volumes_is_a_prefix_of_what_was_written():
+    with served({f"v{i}": 64 * MiB for i in range(VOLUMES)}) as server:
+        control = Control(server)
+        counter = Counter(server)
+        noises = [Noise(server, index) for index in (0, 7, 31)]
+        for thread in (counter, *noises):
+            thread.start()
+        try:
+            for cut in range(CUTS):
+                before = counter.answered
+                names = [f"v{i}@cut{cut}" for i in range(VOLUMES)]
+                control.call("snap", names=names)
+                after = counter.answered
+                counts = [count_of(server, name) for name in names]
+                last = max(counts)
+                expect(f"the newest count in cut {cut}", before <= last <= after + 1, f"from {before} to {after + 1}", last)
+                expected = [max(last - (last - i) % VOLUMES, 0) for i in range(VOLUMES)]
+                expect_equal(f"the counts in cut {cut}", counts, expected)
+                for name in names:   # merged into the volumes, or the snapshots above, while these are written
+                    if cut % 4 != 3:
+                        control.call("rm", name=name)
+        finally:
+            for thread in (counter, *noises):
+                thread.stopping = True
+                thread.join()
+        expect("the counter", counter.answered > CUTS, "to go on all the time", counter.answered)
+        expect_equal("what check finds", control.call("check")["findings"], [])
+
+
+@test
+def a_snapshot_is_read_by_qemu_while_the_volume_is_written():
+    requires("qemu-img")
+    with served({"disk": 32 * MiB}) as server:
+        control = Control(server)
+        before = pattern(8 * MiB, 1)
+        with server.session("disk") as wire:
+            wire.write(4 * MiB, before)
+            control.call("snap", names=["disk@a"])
+            wire.write(4 * MiB, pattern(8 * MiB, 2))
+            wire.trim(10 * MiB, 4 * MiB)
+            copy = os.path.join(server.directory, "copy.raw")
+            tool("qemu-img", "convert", "-O", "raw", server.uri("disk@a"), copy)
+            with open(copy, "rb") as file:
+                expect_equal("the copy of the snapshot", file.read(), bytes(4 * MiB) + before + bytes(20 * MiB))
+            wire.disconnect()
+
+
+@test
+def snapshots_are_listed_and_read_only():
+    with served({"disk": 4 * MiB}) as server:
+        control = Control(server)
+        control.call("snap", names=["disk@a"])
+        with server.connect() as wire:
+            wire.start()
+            expect_equal("exports", sorted(wire.list_exports()), ["disk", "disk@a"])
+        with server.session("disk@a") as wire:
+            wire.expect(EPERM, CMD_WRITE, 0, 4096, payload=bytes(4096))
+            expect_equal("what a snapshot of nothing reads as", wire.read(0, 4096), bytes(4096))
+            wire.disconnect()
+
+
+@test
+def a_snapshot_outlives_the_death_of_the_server():
+    with served({"disk": 4 * MiB}) as server:
+        with server.session("disk") as wire:
+            wire.write(0, pattern(64 * KiB, 1))
+            Control(server).call("snap", names=["disk@a"])
+            wire.write(0, pattern(64 * KiB, 2))
+        server.kill()
+        server.start()
+        with server.session("disk@a") as wire:
+            expect_equal("the snapshot", wire.read(0, 64 * KiB), pattern(64 * KiB, 1))
+            wire.disconnect()
+        with server.session("disk") as wire:
+            expect_equal("the volume", wire.read(0, 64 * KiB), pattern(64 * KiB, 2))
+            wire.disconnect()
+
+
+if __name__ == "__main__":
+    main()
