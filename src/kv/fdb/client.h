@@ -108,14 +108,4 @@ class StallWarning final : private TimerWork {
 // Waits as `remedy` asks before attempt number `attempt` (from 1) of a read.
 Task<void> wait_before_attempt(Executor& executor, Remedy remedy, uint32_t attempt, Random& random);
 
-inline const uint8_t* bytes_of(std::string_view text) {
-  return reinterpret_cast<const uint8_t*>(text.data());
-}
-inline int length_of(std::string_view text) {
-  return static_cast<int>(text.size());
-}
-inline std::string_view view_of(const uint8_t* bytes, int length) {
-  return {reinterpret_cast<const char*>(bytes), static_cast<size_t>(length)};
-}
-
 }  // namespace fdbnbd::kv::fdb

@@ -1,11 +1,12 @@
 #pragma once
 
 #include <memory>
+#include <string_view>
 
 #include "kv/fdb/abi.h"
 #include "kv/fdb/api.h"
 
-// Owners of the library's objects. The Api outlives them.
+// Owners of the library's objects, which the Api outlives; and bytes as the library takes and gives them.
 
 namespace fdbnbd::kv::fdb {
 
@@ -26,5 +27,15 @@ struct FutureDeleter {
   void operator()(FDBFuture* future) const { api->future_destroy(future); }
 };
 using FutureHandle = std::unique_ptr<FDBFuture, FutureDeleter>;
+
+inline const uint8_t* bytes_of(std::string_view text) {
+  return reinterpret_cast<const uint8_t*>(text.data());
+}
+inline int length_of(std::string_view text) {
+  return static_cast<int>(text.size());
+}
+inline std::string_view view_of(const uint8_t* bytes, int length) {
+  return {reinterpret_cast<const char*>(bytes), static_cast<size_t>(length)};
+}
 
 }  // namespace fdbnbd::kv::fdb

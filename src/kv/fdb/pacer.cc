@@ -1,5 +1,8 @@
 #include "kv/fdb/pacer.h"
 
+#include <charconv>
+#include <optional>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -26,6 +29,21 @@ constexpr LatencyWindow::Bounds kCommits = {
     .slow = limits::kFdbSlowCommit,
 };
 
+// How the cluster is, as its client library tells it for the asking; one JSON object.
+constexpr std::string_view kHealthKey = "\xff\xff/metrics/health/aggregate";
+
+// The bytes in the queue of the storage server that limits the cluster; those that it can do without are left
+// out.
+std::optional<uint64_t> limiting_queue_bytes(std::string_view health) {
+  constexpr std::string_view kName = "\"limiting_storage_queue\":";
+  const size_t found = health.find(kName);
+  if (found == std::string_view::npos) return std::nullopt;
+  const std::string_view text = health.substr(found + kName.size());
+  uint64_t bytes = 0;
+  if (std::from_chars(text.data(), text.data() + text.size(), bytes).ec != std::errc()) return std::nullopt;
+  return bytes;
+}
+
 }  // namespace
 
 Pacer::Pacer(const Api& api, FDBDatabase* database, const Clock& clock)
@@ -35,19 +53,39 @@ Pacer::~Pacer() {
   std::unique_lock lock(mutex_);
   ASSERT(commits_count_ == 0 && waiters_.empty());
   std::vector<FDBTransaction*> to_cancel;
-  for (const Payment& payment : outstanding_) to_cancel.push_back(payment.transaction.get());
+  for (const Question& question : outstanding_) to_cancel.push_back(question.transaction.get());
   lock.unlock();
-  // Those that end meanwhile stay where they are: only start_payment() frees them.
+  // Those that end meanwhile stay where they are: only start() frees them.
   for (FDBTransaction* const transaction : to_cancel) api_.transaction_cancel(transaction);
   lock.lock();
-  all_paid_.wait(lock, [this] { return outstanding_.empty(); });
+  all_answered_.wait(lock, [this] { return outstanding_.empty(); });
 }
 
-Task<void> Pacer::admit(Executor& executor) {
+Task<void> Pacer::admit(Executor& executor, uint64_t bytes) {
+  bool look = false;
+  const Duration turn = take_bytes(bytes, look);
+  if (look) {
+    start(&Pacer::on_health, [this](FDBTransaction* transaction) {
+      return api_.transaction_get(transaction, bytes_of(kHealthKey), length_of(kHealthKey), 1);
+    });
+  }
+  if (turn > Duration::zero()) co_await sleep_for(executor, turn);
   for (Duration pause = pause_left(); pause > Duration::zero(); pause = pause_left())
     co_await sleep_for(executor, pause);
   co_await Turn(*this, executor);
-  start_payment();
+  start(&Pacer::on_paid,
+        [this](FDBTransaction* transaction) { return api_.transaction_get_read_version(transaction); });
+}
+
+Duration Pacer::take_bytes(uint64_t bytes, bool& look) {
+  const MonotonicTime now = clock_.now();
+  const std::lock_guard lock(mutex_);
+  look = !is_looking_ && now - looked_at_ >= WriteRate::kInterval;
+  if (look) {
+    is_looking_ = true;
+    looked_at_ = now;
+  }
+  return rate_.reserve(now, bytes);
 }
 
 Duration Pacer::pause_left() const {
@@ -84,45 +122,58 @@ void Pacer::wake_waiters() {
   }
 }
 
-void Pacer::start_payment() {
-  std::list<Payment> paid;
-  std::list<Payment> started;
+template <typename Ask>
+void Pacer::start(void (Pacer::*on_answer)(const Question&), Ask ask) {
+  std::list<Question> answered;
+  std::list<Question> started;
   FDBTransaction* made = nullptr;
   const fdb_error_t error = api_.database_create_transaction(database_, &made);
   ASSERT(error == 0);
-  started.emplace_back(*this, TransactionHandle(made, {&api_}), FutureHandle(nullptr, {&api_}), clock_.now());
-  Payment& payment = started.front();
-  payment.self = started.begin();
-  payment.future.reset(api_.transaction_get_read_version(made));
+  started.emplace_back(*this, on_answer, TransactionHandle(made, {&api_}), FutureHandle(nullptr, {&api_}),
+                       clock_.now());
+  Question& question = started.front();
+  question.self = started.begin();
+  question.future.reset(ask(made));
   {
     const std::lock_guard lock(mutex_);
-    paid.swap(paid_);
+    answered.swap(answered_);
     outstanding_.splice(outstanding_.end(), started);
   }
   // Not with the lock held: it may be ready already.
-  const fdb_error_t not_set = api_.future_set_callback(payment.future.get(), &on_payment_ready, &payment);
+  const fdb_error_t not_set = api_.future_set_callback(question.future.get(), &on_ready, &question);
   ASSERT(not_set == 0);
 }
 
-void Pacer::on_payment_ready(FDBFuture*, void* payment) noexcept {
-  Payment& ready = *static_cast<Payment*>(payment);
-  ready.pacer.on_payment_ended(ready);
+void Pacer::on_ready(FDBFuture*, void* question) noexcept {
+  Question& ready = *static_cast<Question*>(question);
+  Pacer& pacer = ready.pacer;
+  const std::lock_guard lock(pacer.mutex_);
+  (pacer.*ready.on_answer)(ready);
+  pacer.answered_.splice(pacer.answered_.end(), pacer.outstanding_, ready.self);
+  pacer.wake_waiters();
+  // With the lock held: the pacer may be gone as soon as it is not.
+  if (pacer.outstanding_.empty()) pacer.all_answered_.notify_all();
 }
 
-void Pacer::on_payment_ended(Payment& payment) {
+void Pacer::on_paid(const Question& payment) {
   const MonotonicTime now = clock_.now();
-  const fdb_error_t error = api_.future_get_error(payment.future.get());
-  const std::lock_guard lock(mutex_);
-  if (error != 0) {
+  if (api_.future_get_error(payment.future.get()) != 0) {
     note_refusal(payments_, payment.started_at, now);
   } else {
     payments_.on_done(payment.started_at, now, payments_count_);
   }
   --payments_count_;
-  paid_.splice(paid_.end(), outstanding_, payment.self);
-  wake_waiters();
-  // With the lock held: the pacer may be gone as soon as it is not.
-  if (outstanding_.empty()) all_paid_.notify_all();
+}
+
+// Where the cluster does not tell, the rate stays as it is.
+void Pacer::on_health(const Question& question) {
+  is_looking_ = false;
+  fdb_bool_t present = 0;
+  const uint8_t* value = nullptr;
+  int length = 0;
+  if (api_.future_get_value(question.future.get(), &present, &value, &length) != 0 || present == 0) return;
+  if (const auto queue_bytes = limiting_queue_bytes(view_of(value, length)))
+    rate_.on_queue(clock_.now(), *queue_bytes);
 }
 
 void Pacer::on_commit_ended(MonotonicTime started_at, bool is_refused) {

@@ -14,6 +14,7 @@
 #include "kv/fdb/api.h"
 #include "kv/fdb/handles.h"
 #include "kv/fdb/latency_window.h"
+#include "kv/fdb/write_rate.h"
 
 namespace fdbnbd::kv::fdb {
 
@@ -23,7 +24,8 @@ namespace fdbnbd::kv::fdb {
 // was known before asks for none, so the cluster would neither count it nor slow it. Therefore each one pays:
 // beside it a read version is asked for that it does not wait for. Only so many payments may be outstanding;
 // then the next commit waits before it starts. How many is steered by how long they take, and how many
-// commits may be under way by how long those take.
+// commits may be under way by how long those take. That alone lets a cluster with slow disks be filled up
+// first, so the bytes a second are steered by the queues of the storage servers, which the cluster tells.
 //
 // Any thread. No commit may be between admit() and on_commit_ended() when it goes.
 class Pacer {
@@ -33,20 +35,22 @@ class Pacer {
   Pacer(const Pacer&) = delete;
   Pacer& operator=(const Pacer&) = delete;
 
-  // Waits until one more commit may start, in the order of the calls, and begins to pay for it.
-  // on_commit_ended follows.
-  Task<void> admit(Executor& executor);
+  // Waits until one more commit, with `bytes` of mutations, may start, in the order of the calls, and begins
+  // to pay for it. on_commit_ended follows.
+  Task<void> admit(Executor& executor, uint64_t bytes);
 
   // `is_refused`: the cluster is at a limit.
   void on_commit_ended(MonotonicTime started_at, bool is_refused);
 
  private:
-  struct Payment {
+  // Something that was asked of the cluster, and what to do with the answer.
+  struct Question {
     Pacer& pacer;
+    void (Pacer::*on_answer)(const Question&);
     TransactionHandle transaction;
     FutureHandle future;
     MonotonicTime started_at;
-    std::list<Payment>::iterator self{};
+    std::list<Question>::iterator self{};
   };
 
   class Turn final : private Work {
@@ -66,11 +70,19 @@ class Pacer {
     std::coroutine_handle<> waiter_;
   };
 
-  static void on_payment_ready(FDBFuture*, void* payment) noexcept;
-  void start_payment();
-  void on_payment_ended(Payment& payment);
+  // Sends a question; `ask` makes its future.
+  template <typename Ask>
+  void start(void (Pacer::*on_answer)(const Question&), Ask ask);
+  static void on_ready(FDBFuture*, void* question) noexcept;
+  // With mutex_ held.
+  void on_paid(const Question& payment);
+  void on_health(const Question& question);
+
   // How long nothing is started, after a refusal.
   Duration pause_left() const;
+  // How long a commit of `bytes` has to wait for its part of the bytes a second; and whether it is time to
+  // look at the queues.
+  Duration take_bytes(uint64_t bytes, bool& look);
   // With mutex_ held.
   void note_refusal(LatencyWindow& window, MonotonicTime started_at, MonotonicTime now);
   bool has_room() const;
@@ -82,16 +94,19 @@ class Pacer {
   const Clock& clock_;
 
   mutable std::mutex mutex_;
-  std::condition_variable all_paid_;
+  std::condition_variable all_answered_;
   // Guarded by mutex_.
   LatencyWindow payments_;
   LatencyWindow commits_;
+  WriteRate rate_;
+  MonotonicTime looked_at_{};  // at the queues
+  bool is_looking_ = false;
   uint32_t payments_count_ = 0;  // outstanding; of admitted commits, so it may be ahead of outstanding_
   uint32_t commits_count_ = 0;   // under way
   MonotonicTime paused_until_{};
   std::deque<Turn*> waiters_;
-  std::list<Payment> outstanding_;
-  std::list<Payment> paid_;  // to be freed by the next one, outside the library's thread
+  std::list<Question> outstanding_;
+  std::list<Question> answered_;  // to be freed by the next one, outside the library's thread
 };
 
 }  // namespace fdbnbd::kv::fdb

@@ -42,16 +42,16 @@ class PacerTest : public testing::Test {
     EXPECT_EQ(fake().count(fdb::kFakeLiveFutures), 0);
   }
 
-  Task<void> commit_one() {
+  Task<void> commit_one(std::string value) {
     const auto transaction = engine_->begin(loop_);
     transaction->disable_write_conflicts();
     transaction->set_read_version(version_);
-    transaction->set("k", "v");
+    transaction->set("k", value);
     EXPECT_TRUE(co_await transaction->commit());
     ++committed_count_;
   }
-  void start(uint32_t commits_count) {
-    for (uint32_t i = 0; i < commits_count; ++i) scope_.spawn(commit_one());
+  void start(uint32_t commits_count, const std::string& value = "v") {
+    for (uint32_t i = 0; i < commits_count; ++i) scope_.spawn(commit_one(value));
   }
   // Until nothing is left to run but what waits for a time.
   Task<void> settle() {
@@ -132,6 +132,22 @@ TEST_F(PacerTest, AfterARefusalNothingIsStartedForAWhile) {
   loop_.run(finish());
   EXPECT_EQ(committed_count_, 2u);
   EXPECT_GE(loop_.clock().now() - refused_at, Duration(limits::kFdbRefusalPause));
+}
+
+TEST_F(PacerTest, ALongQueueOfAStorageServerSlowsCommitsDown) {
+  const auto teller = engine_->begin(loop_);
+  teller->set("\xff\xff/metrics/health/aggregate",
+              R"({"batch_limited":false,"limiting_storage_queue":900000000})");
+  ASSERT_TRUE(loop_.run(teller->commit()));
+  loop_.run(let_pass(fdb::WriteRate::kInterval));
+  start(1);  // looks
+  loop_.run(finish());
+  const MonotonicTime slowed_at = loop_.clock().now();
+  for (int i = 0; i < 4; ++i) start(1, std::string(2'000'000, 'v'));
+  loop_.run(finish());
+  // The fourth waits for the three before it, at 8 MB/s.
+  EXPECT_GE(loop_.clock().now() - slowed_at, milliseconds(600));
+  EXPECT_EQ(committed_count_, 5u);
 }
 
 TEST_F(PacerTest, CommitsThatStopComingBackAreNotAddedToWithoutEnd) {

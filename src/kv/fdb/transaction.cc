@@ -207,7 +207,7 @@ Task<Result<Version>> FdbTransaction::commit() {
   // The cluster has held back those that asked it for their read version.
   const Pacing pacing = is_version_given_ ? client_.pacing : Pacing::off;
   if (pacing == Pacing::before) co_await wait_for_a_version();
-  if (pacing == Pacing::beside) co_await client_.pacer.admit(executor_);
+  if (pacing == Pacing::beside) co_await client_.pacer.admit(executor_, mutation_bytes_);
   const MonotonicTime started_at = client_.clock.now();
   const Future future(api(), api().transaction_commit(transaction_.get()));
   const fdb_error_t error = co_await future.ready(executor_);
