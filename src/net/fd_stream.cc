@@ -196,8 +196,10 @@ int seconds(D duration) {
   return static_cast<int>(std::chrono::duration_cast<std::chrono::seconds>(duration).count());
 }
 
-void tune(int fd, int family) {
-  if (family == AF_UNIX) {
+}  // namespace
+
+void tune_socket(int fd) {
+  if (socket_family(fd) == AF_UNIX) {
     // The default, 208 KiB, makes a 1 MiB reply wake the sender up many times. More than the system's bound
     // needs a privilege, so both ways are tried.
     constexpr int kSendBuffer = limits::kUnixSendBufferBytes;
@@ -214,10 +216,8 @@ void tune(int fd, int family) {
   set_option(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, seconds(limits::kTcpUserTimeout) * 1000);
 }
 
-}  // namespace
-
 std::unique_ptr<Stream> make_socket_stream(OwnedFd socket) {
-  tune(socket.get(), socket_family(socket.get()));
+  tune_socket(socket.get());
   std::string peer = describe_peer(socket.get());
   return std::make_unique<FdStream>(std::move(socket), OwnedFd(), std::move(peer));
 }
@@ -234,7 +234,7 @@ Result<std::pair<std::unique_ptr<Stream>, OwnedFd>> make_socket_pair() {
     return fail(Errc::io, "socketpair: " + std::generic_category().message(errno));
   }
   OwnedFd client(fds[1]);
-  tune(client.get(), AF_UNIX);
+  tune_socket(client.get());
   return std::pair(make_socket_stream(OwnedFd(fds[0])), std::move(client));
 }
 

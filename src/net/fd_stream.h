@@ -10,8 +10,11 @@
 
 namespace fdbnbd::net {
 
-// A connected stream socket, already or not yet attached to a loop (Stream::attach). Sets what a server wants
-// of it: no delay, keepalive and a user timeout on TCP, a large send buffer on Unix sockets.
+// Sets what both ends of a connection want of a socket: no delay, keepalive and a user timeout on TCP, a
+// large send buffer on Unix sockets.
+void tune_socket(int fd);
+
+// A connected stream socket, already or not yet attached to a loop (Stream::attach), which is tuned.
 std::unique_ptr<Stream> make_socket_stream(OwnedFd socket);
 
 // Two descriptors that somebody else made, of any kind: a socket, pipes, a terminal, files. `in` and `out`
