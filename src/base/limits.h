@@ -44,7 +44,7 @@ inline constexpr uint32_t kReceiveBufferBytes = 128 * kKiB;
 inline constexpr auto kSendStallTimeout = std::chrono::seconds(60);  // no byte taken by the peer
 inline constexpr auto kContendedStallTimeout =
     std::chrono::seconds(5);                                        // the same while others wait for memory
-inline constexpr auto kStopTimeout = std::chrono::seconds(40);  // SIGTERM: all of it, the store included
+inline constexpr auto kStopTimeout = std::chrono::seconds(40);      // SIGTERM: all of it, the store included
 inline constexpr auto kShutdownTimeout = std::chrono::seconds(30);  // SIGTERM: to answer what is in flight
 // A peer holds its memory only while it moves at least this much per stall timeout...
 inline constexpr uint64_t kMinProgressBytes = 64 * kKiB;
@@ -147,6 +147,24 @@ inline constexpr uint64_t kTransferZeroBytes = kGiB;    // of one WRITE_ZEROES
 inline constexpr uint64_t kTransferStatusBytes = kGiB;  // asked for in one BLOCK_STATUS
 inline constexpr uint32_t kMaxBenchDepth = 1024;
 inline constexpr uint32_t kMaxBenchSeconds = 3600;
+
+// Volumes attached to the kernel's NBD client.
+inline constexpr uint32_t kMaxDeviceIndex = (1U << 20) - 1;  // the kernel's own bound is not above it
+inline constexpr uint32_t kMaxDeviceConnections = 16;
+inline constexpr uint32_t kDefaultDeviceConnections = 2;
+inline constexpr uint32_t kMaxHandshakeReplies = 64;              // to one option that we send
+inline constexpr auto kServerPatience = std::chrono::seconds(5);  // for each answer of a handshake
+inline constexpr auto kDeviceSizePoll = std::chrono::seconds(2);
+inline constexpr auto kDeviceStatePoll = std::chrono::seconds(1);
+inline constexpr auto kMinReconnectDelay = std::chrono::milliseconds(100);
+inline constexpr auto kMaxReconnectDelay = std::chrono::seconds(1);
+// Between two connections that a device gets, so that a thread of the kernel reads the first one when the
+// second one comes.
+inline constexpr auto kReconnectSpacing = std::chrono::milliseconds(100);
+inline constexpr auto kDetachPatience = std::chrono::seconds(20);
+inline constexpr uint32_t kMaxDeviceTimeoutSeconds = 7 * 24 * 3600;
+inline constexpr uint32_t kDefaultRequestTimeoutSeconds = 10;
+inline constexpr uint32_t kDefaultDeadTimeoutSeconds = 600;
 
 // Disks of other programs that are imported.
 inline constexpr uint32_t kMaxLegacyBlockBytes = kMiB;

@@ -29,7 +29,8 @@ std::vector<VerbSummary> summarize(const CLI::App& app) {
     for (const CLI::Option* option : verb->get_options()) {
       const std::string argument = option->get_positional() ? option->get_name(true) : "";
       summary.takes_volume |=
-          argument == "VOL" && verb->get_name() != "create" && verb->get_name() != "import";
+          (argument == "VOL" || argument == "DEVICE|VOL") && verb->get_name() != "create" &&
+          verb->get_name() != "import";
       summary.takes_volume |= argument == "VOL@SNAP" && verb->get_name() == "snap";
       summary.takes_snapshot |= argument == "VOL@SNAP" && verb->get_name() != "snap";
       summary.takes_file |= argument == "FILE";

@@ -70,6 +70,7 @@ int run(int argc, char** argv) {
   add_transfer_commands(app, context);
   add_report_commands(app, context);
   add_lock_commands(app, context);
+  add_attach_commands(app, context);
   add_bench_command(app, context);
   add_help_commands(app, context);
 

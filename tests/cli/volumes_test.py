@@ -290,7 +290,7 @@ def version_help_and_completion_need_no_store():
     version = tool(PROGRAM, "version").stdout
     expect_equal("version", (version, tool(PROGRAM, "--version").stdout), (version, version))
     expect_equal("version", json.loads(tool(PROGRAM, "version", "--json").stdout)["version"], version.split()[1])
-    verbs = ("serve", "create", "ls", "info", "resize", "rm", "mv", "import", "export", "du", "check", "status", "bench", "version", "completion")
+    verbs = ("serve", "create", "ls", "info", "resize", "rm", "mv", "import", "export", "du", "check", "status", "attach", "detach", "bench", "version", "completion")
     expect_words(tool(PROGRAM, "--help").stdout, *verbs)
     expect_equal("help", tool(PROGRAM, "help").stdout, tool(PROGRAM, "--help").stdout)
     for verb in verbs:

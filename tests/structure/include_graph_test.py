@@ -23,7 +23,8 @@ MODULES = {
     "control": "base async block kv net volume",
     "server": "base async block kv kv/memory kv/rocks kv/fdb net session volume config control",
     "legacy": "base async kv",
-    "cli": "base async config control legacy net server volume",
+    "attach": "base net proto",
+    "cli": "base async attach config control legacy net server volume",
 }
 
 # Tests and test support may also use these.
@@ -36,6 +37,7 @@ LIBRARIES = {
     r"CLI/": r"cli/.*\.(cc|h)$",
     r"nlohmann/": r"(control|cli|server)/.*\.cc$",
     r"libnbd\.h": r"cli/.*\.cc$",
+    r"(netlink/|linux/nbd)": r"attach/.*\.cc$",
     r"(lz4|zstd|xxhash)\.h": r"volume/.*\.cc$",
     r"zlib\.h": r"legacy/.*\.cc$",
     r"gnutls/": r"net/.*\.cc$",

@@ -17,6 +17,7 @@ BAD_KERNEL_LINES = ["I/O error", "EXT4-fs error", "EXT4-fs warning", "Other side
 FIRST_SPARE_INDEX = 8
 # Requests in flight on a dead connection are sent again when this has passed, not when the device has a new one.
 REQUEST_TIMEOUT_S = 15
+SUPERVISED_REQUEST_TIMEOUT_S = 5
 
 
 class Context:
@@ -124,6 +125,27 @@ class Context:
                     return
         raise Failure(f"{timeout_s} s after its restart the server has {server.established_count()} of "
                       f"{connection_count} connections")
+
+    def attach_supervised(self, server, options=""):
+        """Attaches with `fdb-nbd attach`, whose supervisor finds the server again when it was away."""
+        printed = self.vm.sh(f"fdb-nbd attach --connect tcp://{HOST_ADDRESS}:{server.port} "
+                             f"--timeout {SUPERVISED_REQUEST_TIMEOUT_S} {options} {EXPORT} {self.device}", 60).output
+        if printed.strip() != self.device:
+            raise Failure(f"attach printed {printed!r}")
+        self.expect_size(server.size_bytes)
+
+    def detach_supervised(self, target):
+        """Detaches a device or a volume; neither the attachment nor its supervisor is left."""
+        self.vm.sh(f"""
+            fdb-nbd detach {target} || exit
+            [ ! -e /sys/block/nbd{self.index}/pid ] || {{ echo 'still attached'; exit 1; }}
+            ! grep -lx fdb-nbd-attach /proc/[0-9]*/comm""", 60)
+
+    def expect_status(self, status, script, *words):
+        """The script must end with this status and say these words."""
+        result = self.vm.sh(script, 60, check=False)
+        if result.status != status or not all(word in result.output for word in words):
+            raise Failure(f"expected status {status} and {words}, got {result.status} from: {script}\n{result.output}")
 
     def mkfs(self, options="", timeout_s=120):
         """Makes the ext4 file system."""

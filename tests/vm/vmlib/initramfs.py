@@ -13,7 +13,7 @@ from .common import SEARCH_PATH, Skip, cache_dir, find_tool
 
 GUEST = pathlib.Path(__file__).resolve().parent.parent / "guest"
 MODULES = ["virtio_pci", "virtio_console", "vmxnet3", "crc32c-intel", "libcrc32c", "nbd"]
-TOOLS = [("nbd-client", "nbd-client"), ("mkfs.ext4", "e2fsprogs"), ("e2fsck", "e2fsprogs")]
+TOOLS = [("nbd-client", "nbd-client"), ("mkfs.ext4", "e2fsprogs"), ("e2fsck", "e2fsprogs"), ("resize2fs", "e2fsprogs")]
 NBD_MAX_DEVICES = 16
 
 
@@ -42,8 +42,8 @@ def _compile(source):
     return target.read_bytes()
 
 
-def build(kernel, out_path):
-    """Writes the initramfs for a kernel to out_path."""
+def build(kernel, out_path, program):
+    """Writes the initramfs for a kernel to out_path. `program` is the fdb-nbd that the guest has."""
     busybox = find_tool("busybox", "busybox-static")
     applets = subprocess.run([busybox, "--list"], capture_output=True, text=True, check=True).stdout.split()
     if b"\x7fELF" == pathlib.Path(busybox).read_bytes()[:4] and _is_dynamic(busybox):
@@ -59,8 +59,8 @@ def build(kernel, out_path):
             if applet != "busybox":
                 archive.symlink(f"bin/{applet}", "busybox")
         copied = set()
-        for name, package in TOOLS:
-            path = find_tool(name, package)
+        tools = [(name, find_tool(name, package)) for name, package in TOOLS]
+        for name, path in [*tools, ("fdb-nbd", program)]:
             archive.file(f"sbin/{name}", pathlib.Path(path).read_bytes(), 0o755)
             for library in _shared_libraries(path):
                 if library not in copied:

@@ -125,6 +125,7 @@ class FdbNbd(Server):
         super().__init__(work_dir, size)
         cluster_file = os.environ.get("FDB_NBD_TEST_CLUSTER_FILE")
         self._is_embedded = not cluster_file
+        self._control = str(self.work / "store" / "control.sock")
         self._store = f"rocksdb:{self.work / 'store'}" if self._is_embedded else f"fdb:{cluster_file}?prefix={self.work.name}"
 
     def store_bytes(self):
@@ -146,13 +147,23 @@ class FdbNbd(Server):
             raise Failure(f"ls --json ended with status {listed.returncode}: {listed.stderr}")
         return json.loads(listed.stdout)["volumes"][0]["used_bytes"]
 
+    def resize(self, size):
+        """Grows the volume while it is served."""
+        done = subprocess.run([self.program(), "--store", f"control:{self._control}", "resize", EXPORT, size],
+                              capture_output=True, text=True, timeout=READY_TIMEOUT_S)
+        if done.returncode != 0:
+            raise Failure(f"resize ended with status {done.returncode}: {done.stderr}")
+        self.size = size
+
     def _launch(self):
         store = self.work / "store"
         store.mkdir(exist_ok=True)
         with open(self._log, "wb") as log:
             self._process = subprocess.Popen(
-                [self.program(), "--store", self._store, "serve", "--listen", "tcp://127.0.0.1:0",
-                 "--volume", f"{EXPORT}={self.size}", "--lease", "1"],
+                [self.program(), "--store", self._store, "serve",
+                 # Where it was before, for clients that look for it there.
+                 "--listen", f"tcp://127.0.0.1:{self.port or 0}", "--volume", f"{EXPORT}={self.size}",
+                 "--control", self._control, "--lease", "1"],
                 stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log,
                 preexec_fn=die_with_parent)
         deadline = time.monotonic() + READY_TIMEOUT_S
