@@ -5,6 +5,7 @@
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/signalfd.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 // glibc 2.36 declares these as if they were C++.
@@ -15,8 +16,10 @@ extern "C" {
 #include <algorithm>
 #include <array>
 #include <cerrno>
+#include <charconv>
 #include <chrono>
 #include <csignal>
+#include <filesystem>
 #include <fstream>
 #include <thread>
 #include <utility>
@@ -30,13 +33,39 @@ namespace fdbnbd::attach {
 namespace {
 
 constexpr auto kFreePoll = std::chrono::milliseconds(50);
-constexpr char kSupervisorName[] = "fdb-nbd-attach";  // as ps shows it; at most 15 bytes
+
+// The name of the process that supervises a device, as ps shows it: how it is found. The kernel keeps 15
+// bytes.
+std::string supervisor_name(uint32_t index) {
+  return fmt::format("fdb-nbd/{}", index);
+}
+static_assert(limits::kMaxDeviceIndex < 10'000'000);
+
+bool is_supervisor(pid_t pid, uint32_t index) {
+  const std::string directory = fmt::format("/proc/{}", pid);
+  struct stat status{};
+  if (::stat(directory.c_str(), &status) != 0 || status.st_uid != 0) return false;
+  std::ifstream file(directory + "/comm");
+  std::string name;
+  return std::getline(file, name) && name == supervisor_name(index);
+}
+
+std::optional<pid_t> find_supervisor(uint32_t index) {
+  std::error_code error;
+  for (const auto& entry : std::filesystem::directory_iterator("/proc", error)) {
+    const std::string name = entry.path().filename();
+    pid_t pid = 0;
+    const auto [end, failed] = std::from_chars(name.data(), name.data() + name.size(), pid);
+    if (failed != std::errc() || end != name.data() + name.size()) continue;
+    if (is_supervisor(pid, index)) return pid;
+  }
+  return std::nullopt;
+}
 
 // The disk that the supervisor brings back may be the one that its own pages are on, or the swap space that
 // the kernel wants to write to for the memory that it asks for. Each of these needs a privilege; without it
 // the rest still helps.
 void prepare_for_outages() {
-  (void)::prctl(PR_SET_NAME, kSupervisorName);
   (void)::prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0);
   (void)::mlockall(MCL_CURRENT | MCL_FUTURE | MCL_ONFAULT);
   std::ofstream("/proc/self/oom_score_adj") << -1000;
@@ -46,18 +75,23 @@ int poll_timeout_ms(Duration wait) {
   return static_cast<int>(std::chrono::ceil<std::chrono::milliseconds>(wait).count());
 }
 
-// Asks the process that attached the device to leave it alone, where that is a supervisor, and waits until it
-// has ended.
-void end_supervisor(const AttachedDevice& device) {
-  const net::OwnedFd process(::pidfd_open(static_cast<pid_t>(device.pid), 0));
-  if (!process) return;
-  std::string name;
-  std::ifstream file(fmt::format("/proc/{}/comm", device.pid));
-  if (!std::getline(file, name) || name != kSupervisorName) return;
+// Asks the supervisor of the device to leave it alone, and waits until it has ended.
+void end_supervisor(uint32_t index) {
+  const auto pid = find_supervisor(index);
+  if (!pid) return;
+  const net::OwnedFd process(::pidfd_open(*pid, 0));
+  // The number could be another process's by now; from here on it is this one's.
+  if (!process || !is_supervisor(*pid, index)) return;
   if (::pidfd_send_signal(process.get(), SIGHUP, nullptr, 0) != 0) return;
   pollfd ended{.fd = process.get(), .events = POLLIN, .revents = 0};
   if (::poll(&ended, 1, poll_timeout_ms(limits::kDetachPatience)) <= 0)
-    log::warning("the supervisor of {}, process {}, does not end", device_path(device.index), device.pid);
+    log::warning("the supervisor of {}, process {}, does not end", device_path(index), *pid);
+}
+
+// Whether the device is attached as this export, and nobody looks after it.
+bool has_lost_supervisor(uint32_t index, std::string_view export_name) {
+  const auto device = Devices().find(index);
+  return device && device->backend == backend_of(export_name) && !find_supervisor(index);
 }
 
 Result<void> wait_until_free(uint32_t index) {
@@ -89,10 +123,21 @@ Attachment::Attachment(Servers& servers, KernelNbd kernel, const AttachOptions& 
       timeouts_(options.timeouts),
       index_(index),
       pid_(attached_pid(devices_, index)),
-      supervised_({.device = device_path(index), .terms = terms, .connections_count = connections_count}) {}
+      supervised_({.device = device_path(index), .terms = terms, .connections_count = connections_count}) {
+  // Here, so that whoever learns of the device can find its supervisor.
+  (void)::prctl(PR_SET_NAME, supervisor_name(index).c_str());
+}
 
 Result<std::unique_ptr<Attachment>> Attachment::start(Servers& servers, const AttachOptions& options) {
   ASSIGN_OR_RETURN(KernelNbd kernel, KernelNbd::open());
+  if (options.index && has_lost_supervisor(*options.index, servers.export_name())) {
+    // Nobody has counted its connections, nor those that died meanwhile.
+    std::unique_ptr<Attachment> attachment(new Attachment(servers, std::move(kernel), options, *options.index,
+                                                          Devices().terms(*options.index),
+                                                          limits::kMaxDeviceConnections));
+    attachment->some_links_may_be_dead_ = true;
+    return attachment;
+  }
   std::vector<Link> links;
   do {
     ASSIGN_OR_RETURN(Link link, servers.open());
@@ -133,6 +178,7 @@ void Attachment::supervise() {
   ASSERT(signal_fd);
 
   Supervisor supervisor(supervised_, *this, servers_, system_clock());
+  if (some_links_may_be_dead_) supervisor.on_links_dead(supervised_.connections_count);
   for (;;) {
     const Duration wait = supervisor.step();
     if (supervisor.over()) return log::info("{} was detached", supervised_.device);
@@ -183,15 +229,15 @@ Result<void> Attachment::resize(uint64_t size_bytes) {
 }
 
 Result<void> detach_device(uint32_t index, bool force) {
-  const auto device = Devices().find(index);
-  if (!device) return fail(Errc::not_found, fmt::format("{} is not attached", device_path(index)));
+  if (!Devices().find(index))
+    return fail(Errc::not_found, fmt::format("{} is not attached", device_path(index)));
   ASSIGN_OR_RETURN(KernelNbd kernel, KernelNbd::open());
   if (!force) {
     if (auto unused = check_unused(index); !unused)
       return fail(Errc::busy, unused.error().what + "; --force detaches it nevertheless and loses data");
   }
   // First, or it could bring the device back in the middle of its end.
-  end_supervisor(*device);
+  end_supervisor(index);
   RETURN_IF_ERROR(kernel.disconnect(index));
   return wait_until_free(index);
 }

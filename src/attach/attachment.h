@@ -25,7 +25,9 @@ struct AttachOptions {
 // after it.
 class Attachment final : private Device {
  public:
-  // Connects and makes the device. Errors: those of Servers::open() and KernelNbd. `servers` outlives this.
+  // Connects and makes the device. Where the device is attached already, as the same volume, and has lost its
+  // supervisor, takes it over as it is. Errors: those of Servers::open() and KernelNbd. `servers` outlives
+  // this.
   static Result<std::unique_ptr<Attachment>> start(Servers& servers, const AttachOptions& options);
 
   uint32_t index() const { return index_; }
@@ -52,6 +54,7 @@ class Attachment final : private Device {
   const uint32_t index_;
   const int64_t pid_;  // of the attached device; another one means that somebody else has attached it since
   const Supervisor::Options supervised_;
+  bool some_links_may_be_dead_ = false;  // before the kernel has told of any
 };
 
 // Ends the supervisor of a device and then the device. `force`: also where it is in use, which loses what was

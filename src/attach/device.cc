@@ -20,6 +20,7 @@ namespace {
 
 constexpr std::string_view kDevicePrefix = "/dev/nbd";
 constexpr std::string_view kNamePrefix = "nbd";
+constexpr uint64_t kSysfsSectorBytes = 512;  // whatever the device's own sectors are
 constexpr std::string_view kBackendPrefix = "fdb-nbd:";
 
 template <typename Number>
@@ -80,6 +81,20 @@ std::optional<AttachedDevice> Devices::find(uint32_t index) const {
   return AttachedDevice{.index = index,
                         .pid = parse_number<int64_t>(*pid_text).value_or(0),
                         .backend = read_line(directory + "/backend").value_or("")};
+}
+
+proto::ExportTerms Devices::terms(uint32_t index) const {
+  const std::string directory = fmt::format("{}/{}{}", sys_block_, kNamePrefix, index);
+  const auto has = [&](const char* file, std::string_view value) {
+    return read_line(directory + file) == value;
+  };
+  const auto sectors = parse_number<uint64_t>(read_line(directory + "/size").value_or(""));
+  unsigned flags = proto::kFlagHasFlags;
+  if (has("/ro", "1")) flags |= proto::kFlagReadOnly;
+  if (has("/queue/write_cache", "write back")) flags |= proto::kFlagSendFlush;
+  if (has("/queue/fua", "1")) flags |= proto::kFlagSendFua;
+  if (!has("/queue/discard_max_bytes", "0")) flags |= proto::kFlagSendTrim;
+  return {.size_bytes = sectors.value_or(0) * kSysfsSectorBytes, .flags = static_cast<uint16_t>(flags)};
 }
 
 std::vector<AttachedDevice> Devices::list() const {

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "base/result.h"
+#include "proto/client_handshake.h"
 
 // The kernel's NBD devices, as sysfs shows them.
 
@@ -30,6 +31,9 @@ class Devices {
 
   // The device where it is attached.
   std::optional<AttachedDevice> find(uint32_t index) const;
+  // What the kernel makes of an attached device: its size, and those of the transmission flags that it acts
+  // on.
+  proto::ExportTerms terms(uint32_t index) const;
   // All that are attached, by number.
   std::vector<AttachedDevice> list() const;
 

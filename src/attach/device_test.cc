@@ -63,6 +63,24 @@ TEST_F(DevicesTest, AttachedDevicesAreThoseWithAProcess) {
                           AttachedDevice{.index = 10, .pid = 12, .backend = ""}));
 }
 
+TEST_F(DevicesTest, TermsAreWhatTheKernelActsOn) {
+  write("nbd0/size", "2048\n");
+  write("nbd0/ro", "0\n");
+  write("nbd0/queue/write_cache", "write back\n");
+  write("nbd0/queue/fua", "1\n");
+  write("nbd0/queue/discard_max_bytes", "2199023255040\n");
+  EXPECT_EQ(devices().terms(0), (proto::ExportTerms{.size_bytes = 1 << 20,
+                                                    .flags = proto::kFlagHasFlags | proto::kFlagSendFlush |
+                                                             proto::kFlagSendFua | proto::kFlagSendTrim}));
+  write("nbd1/size", "8\n");
+  write("nbd1/ro", "1\n");
+  write("nbd1/queue/write_cache", "write through\n");
+  write("nbd1/queue/fua", "0\n");
+  write("nbd1/queue/discard_max_bytes", "0\n");
+  EXPECT_EQ(devices().terms(1),
+            (proto::ExportTerms{.size_bytes = 4096, .flags = proto::kFlagHasFlags | proto::kFlagReadOnly}));
+}
+
 TEST_F(DevicesTest, AHostWithoutDevicesHasNone) {
   EXPECT_TRUE(Devices(root_ / "none").list().empty());
 }

@@ -59,7 +59,8 @@ class ControlConnector final : public attach::Connector {
     auto socket = control::connect_control_socket(path_);
     if (!socket) {
       const Errc code = socket.error().code == Errc::not_found ? Errc::unavailable : socket.error().code;
-      return fail(code, socket.error().what + "; name a server with --connect tcp://HOST:PORT, or start one: fdb-nbd serve");
+      return fail(code, socket.error().what +
+                            "; name a server with --connect tcp://HOST:PORT, or start one: fdb-nbd serve");
     }
     net::set_patience(socket->get(), limits::kServerPatience);
     control::Client client(std::move(*socket));
@@ -230,7 +231,7 @@ void add_attach(CLI::App& app, Context& context) {
   auto arguments = std::make_shared<AttachArguments>();
   CLI::App* verb = app.add_subcommand(
       "attach", "Make a volume of a running server a disk of this host, through the kernel's NBD client");
-  verb->add_option("VOL", arguments->volume, "The volume")->required();
+  verb->add_option("VOL", arguments->volume, "The volume, or VOL@SNAP")->required();
   verb->add_option("DEVICE", arguments->device, "As /dev/nbd0 (default: any that is free)");
   verb->add_option(
           "--connect", arguments->servers,

@@ -12,6 +12,23 @@ cat /tmp/local.out; exit 1
 STORE = "--store rocksdb:/tmp/local"
 
 
+def supervisor(ctx):
+    return ctx.vm.sh(f"grep -lx fdb-nbd/{ctx.index} /proc/[0-9]*/comm").output.split("/")[2]
+
+
+def lost_supervisor(ctx):
+    """Without its supervisor the device does not find its server again; with a new one it does."""
+    ctx.vm.sh(f"kill -9 {supervisor(ctx)}; kill -9 $(cat /tmp/local.pid)")
+    ctx.vm.sh(SERVE, 60)
+    ctx.vm.sh(f"""
+        (dd if=/dev/urandom of={ctx.mount_point}/third bs=64k count=16 conv=fsync; echo $? >/tmp/third) &
+        sleep 2
+        [ ! -e /tmp/third ]""")
+    ctx.vm.sh(f"fdb-nbd {STORE} attach --timeout 5 local {ctx.device}", 60)
+    took = ctx.wait_until("the write to go on", lambda: ctx.vm.sh("grep -x 0 /tmp/third", check=False).status == 0)
+    ctx.note(f"with a new supervisor after {took:.1f} s")
+
+
 def run(ctx):
     ctx.expect_status(7, f"fdb-nbd {STORE} attach local {ctx.device}")
     ctx.vm.sh(SERVE, 60)
@@ -36,9 +53,10 @@ def run(ctx):
     ctx.wait_until("the kernel's new size", lambda: ctx.vm.sh(
         f"blockdev --getsize64 {ctx.device}").output.strip() == str(128 << 20), 20)
     ctx.expect_status(5, "fdb-nbd detach local", "mounted")
+    lost_supervisor(ctx)
     ctx.unmount()
     # The supervisor detaches when it is told to end and nobody uses the device.
-    ctx.vm.sh(f"kill -TERM $(cat /sys/block/nbd{ctx.index}/pid)")
+    ctx.vm.sh(f"kill -TERM {supervisor(ctx)}")
     ctx.wait_until("the end of the device", lambda: ctx.vm.sh(
         f"[ -e /sys/block/nbd{ctx.index}/pid ]", check=False).status != 0, 20)
     ctx.vm.sh("kill $(cat /tmp/local.pid); rm -rf /tmp/local*")
