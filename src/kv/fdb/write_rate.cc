@@ -26,7 +26,7 @@ void WriteRate::on_queue(MonotonicTime now, uint64_t queue_bytes) {
   queue_bytes_ = queue_bytes;
   if (queue_bytes < kCalmBytes) {
     bytes_per_second_ *= kGrow;
-    if (bytes_per_second_ > kUnbounded) bytes_per_second_ = 0;
+    if (bytes_per_second_ > kUnbounded || interval >= kForget) bytes_per_second_ = 0;
     return;
   }
   const double wanted_growth =

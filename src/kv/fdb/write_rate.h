@@ -17,7 +17,7 @@ class WriteRate {
   // new wait.
   static constexpr uint64_t kTargetBytes = 600'000'000;
   // Up to here nothing is known about the disks, and the rate grows.
-  static constexpr uint64_t kCalmBytes = 100'000'000;
+  static constexpr uint64_t kCalmBytes = 250'000'000;
   // Between two looks at the queue: FoundationDB's client renews what it knows no more often.
   static constexpr auto kInterval = std::chrono::milliseconds(500);
 
@@ -32,13 +32,15 @@ class WriteRate {
  private:
   static constexpr double kLeast = 8e6;  // bytes a second
   static constexpr double kUnbounded = 4e9;
-  static constexpr double kGrow = 1.1;       // of a rate while the queue is calm
+  static constexpr double kGrow = 1.5;       // of a rate while the queue is calm
   static constexpr double kHorizon_s = 5;    // until the target is reached
   static constexpr double kQueueCost = 2;    // what a byte counts for in a queue
   static constexpr double kGain = 0.3;       // of what is amiss, corrected at each look
   static constexpr double kSmoothing = 0.3;  // weight of the newest growth
   // How far above what was written a rate that is not used up stays.
   static constexpr double kHeadroom = 1.5;
+  // Without a look for so long nothing is known any more.
+  static constexpr auto kForget = std::chrono::seconds(5);
   // What may be written at once after a pause.
   static constexpr auto kBurst = std::chrono::milliseconds(50);
 

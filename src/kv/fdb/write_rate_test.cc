@@ -43,10 +43,10 @@ TEST_F(WriteRateTest, HasNoBoundWhileTheDisksFollow) {
 
 TEST_F(WriteRateTest, AQueueThatGrowsTowardsItsTargetIsSlowedBeforeItGetsThere) {
   see_queue(0);
-  write_for(WriteRate::kInterval, 150'000'000);
-  see_queue(150'000'000);
-  // 300 MB/s of growth, and 90 MB/s would reach the target in five seconds.
-  EXPECT_NEAR(rate_.bytes_per_second(), 45e6, 3e6);
+  write_for(WriteRate::kInterval, 300'000'000);
+  see_queue(300'000'000);
+  // 600 MB/s of growth, and 60 MB/s would reach the target in five seconds.
+  EXPECT_NEAR(rate_.bytes_per_second(), 30e6, 3e6);
   const uint64_t bytes = write_for(seconds(10), 1'000'000'000);
   EXPECT_NEAR(static_cast<double>(bytes) / 10, rate_.bytes_per_second(), 1e6);
 }
@@ -67,6 +67,15 @@ TEST_F(WriteRateTest, ACalmQueueLiftsTheBoundAgain) {
     now_ += WriteRate::kInterval;
     see_queue(0);
   }
+  EXPECT_EQ(rate_.bytes_per_second(), 0);
+}
+
+TEST_F(WriteRateTest, AfterAPauseACalmQueueHasNoBound) {
+  write_for(WriteRate::kInterval, 100'000'000);
+  see_queue(WriteRate::kTargetBytes);
+  EXPECT_GT(rate_.bytes_per_second(), 0);
+  now_ += seconds(10);
+  see_queue(0);
   EXPECT_EQ(rate_.bytes_per_second(), 0);
 }
 
