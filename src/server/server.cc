@@ -318,6 +318,7 @@ bool RunningServer::stop() {
 }
 
 Task<void> RunningServer::shut_down() {
+  if (store_) store_->stop_opening();
   if (control_acceptor_) control_acceptor_->close();
   if (control_) tasks_.spawn(control_->stop());
   if (sessions_) co_await sessions_->stop(limits::kShutdownTimeout);

@@ -5,6 +5,7 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -33,6 +34,7 @@ class Catalog final : public Store {
   // Reads or writes the store's header and takes up the jobs that were under way.
   Task<Result<void>> start();
 
+  void stop_opening() override { stopping_ = true; }
   Task<void> close() override;
   Task<Result<VolumeInfo>> create(std::string name, CreateOptions options) override;
   Task<Result<std::vector<VolumeInfo>>> list_volumes() override;
@@ -145,7 +147,7 @@ class Catalog final : public Store {
   Task<Result<Reservation>> reserve(VolumeId id, std::string name);
 
   // catalog_locks.cc
-  LeasePlace place_of(VolumeId id) { return {engine_, home_, keys_, id, owner_}; }
+  LeasePlace place_of(VolumeId id) { return {engine_, home_, keys_, id, owner_, stopping_}; }
   Task<Result<std::optional<LockInfo>>> describe_lock(std::string name, VolumeId id);
   Task<Result<void>> break_lock_in(kv::Transaction& transaction, VolumeId id,
                                    std::optional<uint64_t>& broken_epoch);
@@ -295,7 +297,10 @@ class Catalog final : public Store {
   std::map<LayerId, OpenSnapshot> open_snapshots_;
   Event open_changed_;  // a volume or snapshot was opened, closed or failed to open
   size_t next_executor_ = 0;
-  bool stopping_ = false;
+  // Those that were taken as the options say. Once lost again they are waited for: two servers that both take
+  // would take from each other for ever.
+  std::set<VolumeId> taken_once_;
+  std::atomic<bool> stopping_ = false;  // written on the thread of home
   struct Job {
     JobRecord record;
     uint64_t next_extent = 0;  // of a merge: what is before is done

@@ -16,10 +16,13 @@ Task<void> Catalog::go_to(Executor& executor) {
 
 Task<Result<std::unique_ptr<Volume>>> Catalog::open_volume(Executor& executor, std::string name,
                                                            VolumeRecord record) {
+  Ownership ownership = options_.ownership;
+  if (taken_once_.contains(record.id)) ownership.takeover = Takeover::when_free;
   co_await go_to(executor);
-  auto volume =
-      co_await Volume::open({engine_, executor, keys_, owner_, options_.ownership}, std::move(name), record);
+  auto volume = co_await Volume::open({engine_, executor, keys_, owner_, ownership, stopping_},
+                                      std::move(name), record);
   co_await go_to(home_);
+  if (volume && ownership.takeover != Takeover::when_free) taken_once_.insert(record.id);
   co_return volume;
 }
 

@@ -78,6 +78,7 @@ Task<Result<FenceRecord>> Waiter::run() {
                             ? Duration(limits::kHandoverPoll)
                             : ownership_.lease_duration / limits::kLeasePollsPerLease;
   for (uint32_t failures_count = 0;;) {
+    if (place_.stopping) co_return fail(Errc::cancelled, "the server is stopping");
     const MonotonicTime asked_at = now();
     auto sight = co_await look_at_holder(place_);
     if (sight) {

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <string>
 
@@ -29,6 +30,8 @@ struct LeasePlace {
   const KeySpace& keys;
   VolumeId volume;
   InstanceId self;
+  // Set once the process is to end: nobody waits for a volume any longer.
+  const std::atomic<bool>& stopping;
 };
 
 // Reads who holds the volume, at one version. not_found where there is no such volume; unavailable, ...
@@ -36,7 +39,8 @@ Task<Result<HolderSight>> look_at_holder(LeasePlace place);
 
 // Waits until the volume may be taken, and says from which tenure: until it is free, or its holder has been
 // silent for the lease time; with Takeover::handover until the holder has let it go, which this asks for;
-// with Takeover::force not at all. Errc::busy names the holder where it is alive.
+// with Takeover::force not at all. Errc::busy names the holder where it is alive; cancelled once
+// place.stopping is set.
 Task<Result<FenceRecord>> wait_for_holder(LeasePlace place, Ownership ownership, std::string volume_name);
 
 // A tenure of one volume, kept alive. On the executor's thread.

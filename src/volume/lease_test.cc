@@ -280,6 +280,29 @@ TEST_F(LeaseTest, AHandoverIsAskedForAnewOfWhoeverTookTheVolumeMeanwhile) {
   EXPECT_TRUE(c.write(9));
 }
 
+TEST_F(LeaseTest, AServerThatIsToEndWaitsForNoVolume) {
+  Host c(disk_, "host c", 3, Takeover::handover);
+  std::optional<Result<std::shared_ptr<block::Export>>> opened;
+  TaskScope scope;
+  scope.spawn(store_open(c, opened));
+  c.live(milliseconds(100));  // a_ stands still and hands nothing over
+  EXPECT_FALSE(opened);
+  c.store->stop_opening();
+  c.live(milliseconds(100));
+  ASSERT_TRUE(opened);
+  EXPECT_EQ(opened->error().code, Errc::cancelled);
+}
+
+TEST_F(LeaseTest, AVolumeIsTakenByForceOnce) {
+  Host c(disk_, "host c", 3, Takeover::force);
+  Host d(disk_, "host d", 4, Takeover::force);
+  ASSERT_TRUE(c.open());
+  ASSERT_TRUE(d.open());
+  EXPECT_EQ(c.write(2).error().code, Errc::fenced);
+  EXPECT_EQ(open_beside(c, d).error().code, Errc::busy);
+  EXPECT_TRUE(d.write(3));
+}
+
 TEST_F(LeaseTest, ABrokenLockFreesTheVolume) {
   EXPECT_EQ(b_.loop.run(b_.store->break_lock("disk")).value(), "host a");
   ASSERT_TRUE(b_.open());

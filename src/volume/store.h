@@ -104,7 +104,8 @@ class Progress {
   ~Progress() = default;
 };
 
-// How a server comes by a volume that another one holds, where several share the store.
+// How a server comes by a volume that another one holds, where several share the store. Each volume is taken
+// so once; a server that has lost it again comes by it when_free.
 enum class Takeover : uint8_t {
   when_free,  // once it is free or its holder has given no sign of life for the lease time; busy otherwise
   handover,   // the holder is asked to finish and let it go
@@ -152,6 +153,10 @@ class Store : public block::ExportRegistry {
     // Where ids come from; 0: from the operating system.
     uint64_t seed = 0;
   };
+
+  // The process is to end: whoever asks for a volume, or waits until another server lets it go, gets
+  // Errc::cancelled from now on. Before sessions are stopped, which otherwise wait for their volumes.
+  virtual void stop_opening() = 0;
 
   // Every open export must have been let go. Writes what is kept in memory only (usage) and lets the volumes
   // go.

@@ -31,8 +31,8 @@ Volume::Volume(Environment environment, std::string name, VolumeRecord record)
       random_(record.id.value),
       size_bytes_(record.size_bytes) {
   if (!engine_.capabilities().shared_between_hosts) return;
-  lease_.emplace(LeasePlace{engine_, executor_, keys_, record_.id, environment.owner}, environment.ownership,
-                 fence_);
+  lease_.emplace(LeasePlace{engine_, executor_, keys_, record_.id, environment.owner, environment.stopping},
+                 environment.ownership, fence_);
 }
 
 uint64_t Volume::blocks_count() const {

@@ -35,8 +35,10 @@ class Volume final : public block::Export {
     Executor& executor;
     const KeySpace& keys;
     InstanceId owner;
-    // How the volume is taken where several servers share the store.
+    // How the volume is taken where several servers share the store. Copied.
     const Ownership& ownership;
+    // As LeasePlace::stopping.
+    const std::atomic<bool>& stopping;
   };
 
   // Takes the volume and loads the presence bitmaps of its layers. busy where another server holds it. On the
