@@ -15,7 +15,7 @@ namespace fdbnbd::cli {
 
 void add_serve_command(CLI::App& app, Context& context);
 void add_volume_commands(CLI::App& app, Context& context);    // create ls info resize rm mv
-void add_snapshot_commands(CLI::App& app, Context& context);  // snap rollback clone
+void add_snapshot_commands(CLI::App& app, Context& context);  // snap rollback clone flatten cp
 void add_report_commands(CLI::App& app, Context& context);    // du check status
 void add_transfer_commands(CLI::App& app, Context& context);  // import export
 void add_import_command(CLI::App& app, Context& context);     // of these, import

@@ -57,12 +57,48 @@ void add_clone(CLI::App& app, Context& context) {
   });
 }
 
+void add_flatten(CLI::App& app, Context& context) {
+  auto name = std::make_shared<std::string>();
+  CLI::App* verb =
+      app.add_subcommand("flatten",
+                         "Copy what a volume shares with the snapshot that it was cloned from, so "
+                         "that it stands alone; also while it is in use");
+  verb->add_option("VOL", *name, "The volume")->required();
+  verb->callback([name, &context] {
+    context.run = [name, &context]() -> Result<void> {
+      RETURN_IF_ERROR(context.ask(control::FlattenRequest{*name}, StoreAccess::Missing::fail, "Copying"));
+      return {};
+    };
+  });
+}
+
+void add_copy(CLI::App& app, Context& context) {
+  struct Options {
+    std::string name;
+    std::string new_name;
+  };
+  auto options = std::make_shared<Options>();
+  CLI::App* verb =
+      app.add_subcommand("cp", "Copy a volume as it is now, or a snapshot, to a new volume")->alias("copy");
+  verb->add_option("VOL", options->name, "The volume, or VOL@SNAP")->required();
+  verb->add_option("NEW", options->new_name, "The new volume's name")->required();
+  verb->callback([options, &context] {
+    context.run = [options, &context]() -> Result<void> {
+      RETURN_IF_ERROR(context.ask(control::CopyRequest{.name = options->name, .new_name = options->new_name},
+                                  StoreAccess::Missing::fail, "Copying"));
+      return {};
+    };
+  });
+}
+
 }  // namespace
 
 void add_snapshot_commands(CLI::App& app, Context& context) {
   add_snap(app, context);
   add_rollback(app, context);
   add_clone(app, context);
+  add_flatten(app, context);
+  add_copy(app, context);
 }
 
 }  // namespace fdbnbd::cli

@@ -107,6 +107,17 @@ Task<Result<volume::VolumeInfo>> FakeStore::clone(std::string snapshot_name, std
   co_return info;
 }
 
+Task<Result<volume::VolumeInfo>> FakeStore::flatten(std::string name, volume::Progress* progress) {
+  progress->on_progress(1, 2);
+  co_return co_await info(std::move(name));
+}
+
+Task<Result<volume::VolumeInfo>> FakeStore::copy(std::string source, std::string new_name,
+                                                 volume::Progress* progress) {
+  progress->on_progress(1, 2);
+  co_return co_await clone(std::move(source), std::move(new_name));
+}
+
 Task<Result<volume::VolumeUsage>> FakeStore::usage(std::string name, volume::Progress* progress) {
   const auto found = volumes.find(name);
   if (found == volumes.end()) co_return no_volume(name);

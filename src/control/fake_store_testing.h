@@ -33,6 +33,9 @@ class FakeStore final : public volume::Store {
   Task<Result<void>> snapshot(std::vector<std::string> names) override;
   Task<Result<volume::VolumeInfo>> rollback(std::string snapshot_name) override;
   Task<Result<volume::VolumeInfo>> clone(std::string snapshot_name, std::string new_name) override;
+  Task<Result<volume::VolumeInfo>> flatten(std::string name, volume::Progress* progress) override;
+  Task<Result<volume::VolumeInfo>> copy(std::string source, std::string new_name,
+                                        volume::Progress* progress) override;
   Task<Result<void>> rename(std::string name, std::string new_name) override;
   Task<Result<volume::VolumeUsage>> usage(std::string name, volume::Progress* progress) override;
   Task<Result<volume::CheckReport>> check(std::optional<std::string> name,

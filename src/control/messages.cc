@@ -153,6 +153,13 @@ void put(Json& json, const CloneRequest& request) {
   json["name"] = request.name;
   json["new_name"] = request.new_name;
 }
+void put(Json& json, const FlattenRequest& request) {
+  json["name"] = request.name;
+}
+void put(Json& json, const CopyRequest& request) {
+  json["name"] = request.name;
+  json["new_name"] = request.new_name;
+}
 void put(Json& json, const UsageRequest& request) {
   if (request.name) json["name"] = *request.name;
 }
@@ -194,6 +201,13 @@ void take(Fields& fields, RollbackRequest& request) {
   request.name = fields.take<std::string>("name");
 }
 void take(Fields& fields, CloneRequest& request) {
+  request.name = fields.take<std::string>("name");
+  request.new_name = fields.take<std::string>("new_name");
+}
+void take(Fields& fields, FlattenRequest& request) {
+  request.name = fields.take<std::string>("name");
+}
+void take(Fields& fields, CopyRequest& request) {
   request.name = fields.take<std::string>("name");
   request.new_name = fields.take<std::string>("new_name");
 }
@@ -348,7 +362,8 @@ bool only_reads(const Request& request) {
   return !std::holds_alternative<CreateRequest>(request) && !std::holds_alternative<ResizeRequest>(request) &&
          !std::holds_alternative<RemoveRequest>(request) && !std::holds_alternative<RenameRequest>(request) &&
          !std::holds_alternative<SnapRequest>(request) && !std::holds_alternative<RollbackRequest>(request) &&
-         !std::holds_alternative<CloneRequest>(request) &&
+         !std::holds_alternative<CloneRequest>(request) && !std::holds_alternative<FlattenRequest>(request) &&
+         !std::holds_alternative<CopyRequest>(request) &&
          !std::holds_alternative<LockBreakRequest>(request) && !std::holds_alternative<NbdRequest>(request);
 }
 

@@ -74,6 +74,17 @@ struct CloneRequest {
   std::string new_name;
   friend bool operator==(const CloneRequest&, const CloneRequest&) = default;
 };
+struct FlattenRequest {
+  static constexpr std::string_view kVerb = "flatten";
+  std::string name;
+  friend bool operator==(const FlattenRequest&, const FlattenRequest&) = default;
+};
+struct CopyRequest {
+  static constexpr std::string_view kVerb = "cp";
+  std::string name;  // of a volume or VOL@SNAP
+  std::string new_name;
+  friend bool operator==(const CopyRequest&, const CopyRequest&) = default;
+};
 struct UsageRequest {
   static constexpr std::string_view kVerb = "du";
   std::optional<std::string> name;  // all volumes where it is not given
@@ -105,8 +116,8 @@ struct NbdRequest {
 
 using Request =
     std::variant<HelloRequest, CreateRequest, ListRequest, InfoRequest, ResizeRequest, RemoveRequest,
-                 RenameRequest, SnapRequest, RollbackRequest, CloneRequest, UsageRequest, CheckRequest,
-                 LockListRequest, LockBreakRequest, StatusRequest, NbdRequest>;
+                 RenameRequest, SnapRequest, RollbackRequest, CloneRequest, FlattenRequest, CopyRequest,
+                 UsageRequest, CheckRequest, LockListRequest, LockBreakRequest, StatusRequest, NbdRequest>;
 
 // Whether carrying it out twice is as good as once.
 bool only_reads(const Request& request);

@@ -38,6 +38,8 @@ TEST(ControlRequest, EveryVerbIsReadAsWritten) {
       SnapRequest{.names = {"a@1", "b@1"}},
       RollbackRequest{.name = "a@1"},
       CloneRequest{.name = "a@1", .new_name = "b"},
+      FlattenRequest{.name = "a"},
+      CopyRequest{.name = "a", .new_name = "b"},
       RenameRequest{.name = "a", .new_name = "b"},
       UsageRequest{.name = "a"},
       UsageRequest{},

@@ -92,6 +92,18 @@ Task<Result<std::string>> Service::carry_out(CloneRequest request, volume::Progr
   co_return volume_result(volume);
 }
 
+Task<Result<std::string>> Service::carry_out(FlattenRequest request, volume::Progress& progress) {
+  ASSIGN_OR_CO_RETURN(const volume::VolumeInfo volume,
+                      co_await store_.flatten(std::move(request.name), &progress));
+  co_return volume_result(volume);
+}
+
+Task<Result<std::string>> Service::carry_out(CopyRequest request, volume::Progress& progress) {
+  ASSIGN_OR_CO_RETURN(const volume::VolumeInfo volume,
+                      co_await store_.copy(std::move(request.name), std::move(request.new_name), &progress));
+  co_return volume_result(volume);
+}
+
 Task<Result<std::string>> Service::carry_out(UsageRequest request, volume::Progress& progress) {
   std::vector<volume::VolumeUsage> usages;
   if (request.name) {

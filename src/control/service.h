@@ -39,6 +39,8 @@ class Service {
   Task<Result<std::string>> carry_out(SnapRequest request, volume::Progress& progress);
   Task<Result<std::string>> carry_out(RollbackRequest request, volume::Progress& progress);
   Task<Result<std::string>> carry_out(CloneRequest request, volume::Progress& progress);
+  Task<Result<std::string>> carry_out(FlattenRequest request, volume::Progress& progress);
+  Task<Result<std::string>> carry_out(CopyRequest request, volume::Progress& progress);
   Task<Result<std::string>> carry_out(UsageRequest request, volume::Progress& progress);
   Task<Result<std::string>> carry_out(CheckRequest request, volume::Progress& progress);
   Task<Result<std::string>> carry_out(LockListRequest request, volume::Progress& progress);

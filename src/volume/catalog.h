@@ -45,6 +45,8 @@ class Catalog final : public Store {
   Task<Result<void>> snapshot(std::vector<std::string> names) override;
   Task<Result<VolumeInfo>> rollback(std::string snapshot_name) override;
   Task<Result<VolumeInfo>> clone(std::string snapshot_name, std::string new_name) override;
+  Task<Result<VolumeInfo>> flatten(std::string name, Progress* progress) override;
+  Task<Result<VolumeInfo>> copy(std::string source, std::string new_name, Progress* progress) override;
   Task<Result<VolumeUsage>> usage(std::string name, Progress* progress) override;
   Task<Result<CheckReport>> check(std::optional<std::string> name, Progress* progress) override;
   Task<Result<std::vector<LockInfo>>> list_locks() override;
@@ -130,7 +132,35 @@ class Catalog final : public Store {
     std::shared_ptr<OpenVolume> reserved_;
   };
 
-  class ProgressRelay;
+  // Carries progress from a volume's thread to the home thread, and the wish to stop back.
+  class ProgressRelay final : public Progress {
+   public:
+    ProgressRelay(Executor& home, Progress* target) : home_(home), state_(std::make_shared<State>()) {
+      state_->target = target;
+    }
+    // On the home thread; what is still under way finds nobody.
+    ~ProgressRelay() { state_->target = nullptr; }
+    ProgressRelay(const ProgressRelay&) = delete;
+    ProgressRelay& operator=(const ProgressRelay&) = delete;
+
+    void on_progress(uint64_t done_bytes, uint64_t total_bytes) override {
+      post(home_, [state = state_, done_bytes, total_bytes] {
+        if (state->target == nullptr) return;
+        state->target->on_progress(done_bytes, total_bytes);
+        state->cancelled.store(state->target->cancelled(), std::memory_order_relaxed);
+      });
+    }
+    bool cancelled() const override { return state_->cancelled.load(std::memory_order_relaxed); }
+
+   private:
+    struct State {
+      Progress* target = nullptr;  // the home thread's
+      std::atomic<bool> cancelled{false};
+    };
+
+    Executor& home_;
+    std::shared_ptr<State> state_;
+  };
 
   // catalog_open.cc
   Task<Result<Hold>> hold(std::string name);
@@ -229,6 +259,10 @@ class Catalog final : public Store {
   enum class JobOutcome : uint8_t { more, blocked, done };
   Task<Result<JobOutcome>> job_turn(JobId id, const JobRecord& job);
   Task<Result<bool>> reclaim_step(kv::Transaction& transaction, JobId id, const JobRecord& job);
+
+  // catalog_flatten.cc
+  Task<Result<void>> cut_loose_in(kv::Transaction& transaction, VolumeId id, LayerId top);
+  Task<Result<VolumeInfo>> copy_snapshot(std::string snapshot_name, std::string new_name, Progress* progress);
 
   // catalog_merge.cc
   struct MergeStep {

@@ -36,6 +36,7 @@ Task<Result<Catalog::JobOutcome>> Catalog::merge_turn(JobId id) {
 // servers may be at it.
 Task<Result<Catalog::MergeStep>> Catalog::merge_in(kv::Transaction& transaction, LayerId layer,
                                                    uint64_t next_extent) {
+  transaction.set_background();
   MergeStep step;
   ASSIGN_OR_CO_RETURN(const auto record, co_await read_layer(transaction, layer));
   if (!record || record->state == LayerState::live) {

@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "kv/retry.h"
+#include "volume/merge.h"
 
 namespace fdbnbd::volume {
 
@@ -134,6 +135,35 @@ Task<Result<std::vector<block::ReadSegment>>> ChainReader::read(uint64_t offset_
       co_return fail(failure->error.code,
                      fmt::format("{}, offset {}: block {} cannot be read: {}", disk,
                                  failure->block << shape_.block_shift, failure->block, failure->error.what));
+    }
+  }
+}
+
+Task<Result<void>> ChainReader::read_stored(uint64_t first_block, const std::vector<uint32_t>& blocks,
+                                            std::vector<std::optional<std::string>>& values,
+                                            const std::string& disk) {
+  for (uint32_t look = 1;; ++look) {
+    const uint64_t moves_before = map_.moves_count();
+    values.assign(blocks.size(), std::nullopt);
+    if (blocks.empty()) co_return Result<void>{};
+    std::vector<std::string> keys;
+    keys.reserve(blocks.size());
+    for (const uint32_t block : blocks) {
+      const LayerSlot slot = map_.owner(first_block + block).value();
+      keys.push_back(keys_.block(map_.layer(slot), shape_.striping, first_block + block));
+    }
+    kv::BulkRead request;
+    request.points.assign(keys.begin(), keys.end());
+    request.background = true;
+    ValuesSink sink(values);
+    CO_RETURN_IF_ERROR(co_await engine_.read(executor_, request, sink));
+    const auto missing = std::ranges::find_if(values, [](const auto& value) { return !value.has_value(); });
+    if (missing == values.end()) co_return Result<void>{};
+    CO_RETURN_IF_ERROR(co_await look_up_again(first_block / limits::kBlocksPerExtent));
+    if (map_.moves_count() == moves_before || look >= kMaxLooks) {
+      const uint64_t block = first_block + blocks[static_cast<size_t>(missing - values.begin())];
+      co_return fail(Errc::corruption, fmt::format("{}, offset {}: block {} cannot be read", disk,
+                                                   block << shape_.block_shift, block));
     }
   }
 }

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -74,6 +75,10 @@ class ChainReader {
   // name `disk`.
   Task<Result<std::vector<block::ReadSegment>>> read(uint64_t offset_bytes, MutableByteView into,
                                                      const std::string& disk);
+  // The values of some blocks with data, given as distances from `first_block`, as they are stored.
+  // Errc::corruption where one is not there.
+  Task<Result<void>> read_stored(uint64_t first_block, const std::vector<uint32_t>& blocks,
+                                 std::vector<std::optional<std::string>>& values, const std::string& disk);
   std::vector<block::StatusExtent> block_status(uint64_t offset_bytes, uint64_t length_bytes,
                                                 uint32_t extents_limit) const;
 

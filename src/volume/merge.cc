@@ -2,23 +2,6 @@
 
 namespace fdbnbd::volume {
 
-namespace {
-
-class ValuesSink final : public kv::RowSink {
- public:
-  explicit ValuesSink(std::vector<std::optional<std::string>>& values) : values_(values) {}
-
-  void on_range_row(size_t, std::string_view, std::string_view) override {}
-  void on_unreadable_range_row(size_t, std::string_view) override {}
-  void on_point_row(size_t point_index, std::string_view value) override { values_[point_index] = value; }
-  void on_unreadable_point(size_t) override {}
-
- private:
-  std::vector<std::optional<std::string>>& values_;
-};
-
-}  // namespace
-
 MergePlan plan_merge(const ExtentBits& parent, const ExtentBits& child, uint32_t moved_limit) {
   MergePlan plan;
   plan.parent_after = parent;
@@ -41,28 +24,34 @@ MergePlan plan_merge(const ExtentBits& parent, const ExtentBits& child, uint32_t
   return plan;
 }
 
-void MergeChange::apply(kv::Transaction& transaction) const {
+void MergeChange::apply_to_child(kv::Transaction& transaction) const {
   const uint64_t first_block = target.extent_index * ExtentBits::kBlocks;
-  const auto key_of = [&](LayerId layer, uint32_t in_extent) {
-    return target.keys->block(layer, target.striping, first_block + in_extent);
-  };
   for (size_t i = 0; i < plan.moved.size(); ++i) {
-    if (values[i]) transaction.set(key_of(target.child, plan.moved[i]), *values[i]);
-    if (!plan.finishes) transaction.clear(key_of(target.parent, plan.moved[i]));
+    if (values[i])
+      transaction.set(target.keys->block(target.child, target.striping, first_block + plan.moved[i]),
+                      *values[i]);
   }
-  const std::string child_bitmap = target.keys->bitmap(target.child, target.extent_index);
   const std::string set_in_child = ExtentBits::or_operand(child_before, plan.child_after);
-  if (!set_in_child.empty()) transaction.bit_or(child_bitmap, set_in_child);
-  const std::string parent_bitmap = target.keys->bitmap(target.parent, target.extent_index);
+  if (!set_in_child.empty())
+    transaction.bit_or(target.keys->bitmap(target.child, target.extent_index), set_in_child);
+}
+
+void MergeChange::apply(kv::Transaction& transaction) const {
+  apply_to_child(transaction);
+  const uint64_t first_block = target.extent_index * ExtentBits::kBlocks;
+  const std::string bitmap = target.keys->bitmap(target.parent, target.extent_index);
   if (!plan.finishes) {
-    const std::string cleared_in_parent = ExtentBits::and_operand(parent_before, plan.parent_after);
-    if (!cleared_in_parent.empty()) transaction.bit_and(parent_bitmap, cleared_in_parent);
+    for (const uint32_t block : plan.moved)
+      transaction.clear(target.keys->block(target.parent, target.striping, first_block + block));
+    const std::string cleared = ExtentBits::and_operand(parent_before, plan.parent_after);
+    if (!cleared.empty()) transaction.bit_and(bitmap, cleared);
     return;
   }
-  transaction.clear(parent_bitmap);
+  transaction.clear(bitmap);
   if (parent_before.data_count() == 0) return;
-  const std::string begin = key_of(target.parent, 0);
-  const std::string end = key_after(key_of(target.parent, ExtentBits::kBlocks - 1));
+  const std::string begin = target.keys->block(target.parent, target.striping, first_block);
+  const std::string end =
+      key_after(target.keys->block(target.parent, target.striping, first_block + ExtentBits::kBlocks - 1));
   transaction.clear_range({begin, end});
 }
 

@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "async/task.h"
@@ -45,6 +46,22 @@ struct MergeChange {
   std::vector<std::optional<std::string>> values;  // of plan.moved, as stored
 
   void apply(kv::Transaction& transaction) const;
+  // What becomes of the child alone.
+  void apply_to_child(kv::Transaction& transaction) const;
+};
+
+// Keeps the values of single keys, each in its place.
+class ValuesSink final : public kv::RowSink {
+ public:
+  explicit ValuesSink(std::vector<std::optional<std::string>>& values) : values_(values) {}
+
+  void on_range_row(size_t, std::string_view, std::string_view) override {}
+  void on_unreadable_range_row(size_t, std::string_view) override {}
+  void on_point_row(size_t point_index, std::string_view value) override { values_[point_index] = value; }
+  void on_unreadable_point(size_t) override {}
+
+ private:
+  std::vector<std::optional<std::string>>& values_;
 };
 
 // Fills in the values. A block that the store does not have or cannot read moves without one: reading it is

@@ -399,6 +399,49 @@ TEST_F(SnapshotTest, ALayerThatSeveralNeedStaysUntilOneIsLeft) {
       << "nothing but the store's header";
 }
 
+TEST_F(SnapshotTest, AFlattenedCloneStandsAlone) {
+  create("disk");
+  {
+    const auto disk = open_disk("disk");
+    write(*disk, 0, 1, 1500);
+    write(*disk, 2000, 1, 10);
+  }
+  ASSERT_TRUE(snap("disk@a"));
+  ASSERT_TRUE(run(store_->clone("disk@a", "copy")));
+  const auto copy = open_disk("copy");
+  write(*copy, 5, 2);
+  ASSERT_TRUE(run(copy->trim(6 * kBlock, kBlock, {})));
+  ASSERT_TRUE(run(store_->flatten("copy", nullptr)));
+  settle();
+  EXPECT_EQ(stored_blocks_count(), 1510U + 1509U);
+  expect_clean();
+  // A block that goes now must not come back from the former parent.
+  ASSERT_TRUE(run(copy->trim(7 * kBlock, kBlock, {})));
+  ASSERT_TRUE(run(store_->remove("disk", true)));
+  run(store_->wait_for_reclaim());
+  EXPECT_EQ(stored_blocks_count(), 1508U);
+  EXPECT_EQ(content(*copy, 4), 1);
+  EXPECT_EQ(content(*copy, 5), 2);
+  EXPECT_EQ(content(*copy, 6), 0);
+  EXPECT_EQ(content(*copy, 7), 0);
+  EXPECT_EQ(content(*copy, 2009), 1);
+  expect_clean();
+}
+
+TEST_F(SnapshotTest, ACopySharesNothingAndLeavesNoSnapshotBehind) {
+  create("disk");
+  const auto disk = open_disk("disk");
+  write(*disk, 0, 1, 20);
+  ASSERT_TRUE(run(store_->copy("disk", "copy", nullptr)));
+  EXPECT_EQ(run(store_->copy("disk", "copy", nullptr)).error().code, Errc::exists);
+  run(store_->wait_for_reclaim());
+  EXPECT_TRUE(run(store_->info("disk")).value().snapshots.empty());
+  EXPECT_EQ(stored_blocks_count(), 40U);
+  write(*disk, 0, 2, 20);
+  EXPECT_EQ(content(*open_disk("copy"), 7), 1);
+  expect_clean();
+}
+
 TEST_F(SnapshotTest, ABlockThatIsMissingInASnapshotIsCorruption) {
   create("disk");
   const auto disk = open_disk("disk");

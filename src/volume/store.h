@@ -196,6 +196,13 @@ class Store : public block::ExportRegistry {
   // Also while it is open: sessions go on.
   virtual Task<Result<void>> rename(std::string name, std::string new_name) = 0;
 
+  // Copies what a volume shares with the snapshot that it was cloned from, and with its own, so that it
+  // stands alone. Also while it is used. busy where a snapshot of it is taken meanwhile.
+  virtual Task<Result<VolumeInfo>> flatten(std::string name, Progress* progress) = 0;
+
+  // Makes a volume that is a copy of a volume as it is now, or of a snapshot, and shares nothing with it.
+  virtual Task<Result<VolumeInfo>> copy(std::string source, std::string new_name, Progress* progress) = 0;
+
   virtual Task<Result<VolumeUsage>> usage(std::string name, Progress* progress) = 0;
 
   // Reads and verifies everything that is stored for one volume, or for all and the records between them.

@@ -69,6 +69,11 @@ class Volume final : public block::Export {
   // `next_extent` on, which is moved on. False where nothing is left or where `top` is not the top any more.
   Task<Result<bool>> merge_parent(LayerId parent, LayerId top, uint64_t& next_extent);
 
+  // Copies all that the volume has from the layers below into its top layer, beside requests. That layer: it
+  // needs no parent any more. busy where a snapshot is taken meanwhile; cancelled. What has been copied
+  // stays, and is not copied again.
+  Task<Result<LayerId>> flatten(Progress* progress);
+
   // The layer stands alone now. It costs nothing not to know.
   void forget_parents(LayerId top) {
     if (update_top() == top) chain_.forget_parents();
@@ -145,6 +150,7 @@ class Volume final : public block::Export {
                            bool fua);
   // Prepares the intents and commits those that have something to commit, then takes over their bits.
   Task<Result<void>> commit(std::vector<ExtentIntent*> intents);
+  Task<Result<bool>> flatten_extent(uint64_t extent_index, LayerId top);
   LayerScan scan_of(LayerId layer);
   Task<Result<void>> check_extents(uint64_t begin_extent, uint64_t end_extent, CheckReport& report);
   Task<Result<void>> check_extents_of(LayerId top, uint64_t begin_extent, uint64_t end_extent,

@@ -48,7 +48,8 @@ Task<Result<bool>> Volume::merge_parent(LayerId parent, LayerId top, uint64_t& n
   CO_RETURN_IF_ERROR(check_tenure());
   // A snapshot may have put it on top since the last write.
   if (update_top() != top) CO_RETURN_IF_ERROR(co_await fence_.refresh());
-  if (update_top() != top) co_return false;
+  // Where the top was cut loose, nothing of its former parent may come up any more.
+  if (update_top() != top || !chain_.has_parents()) co_return false;
   const LayerSlot slot = chain_.map().slot_of(top);
   change.child_before =
       chain_.map().own_states(change.target.extent_index, slot, 0, limits::kBlocksPerExtent);

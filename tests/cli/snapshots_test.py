@@ -80,6 +80,24 @@ def clones_and_rollback_bring_contents_back():
             shutil.rmtree(directory)
 
 
+@test(limit=120)
+def copies_and_flattened_clones_stand_alone():
+    for store_of in (own_store, memory_server):
+        with store_of() as store:
+            fdb_nbd("create", "a", "64M", store=store)
+            fdb_nbd("snap", "a@one", store=store)
+            fdb_nbd("clone", "a@one", "b", store=store)
+            fdb_nbd("flatten", "b", store=store)
+            fdb_nbd("cp", "a", "c", store=store)
+            fdb_nbd("cp", "a@one", "d", store=store)
+            expect_words(error_of("cp", "a", "d", store=store, status=4), "d")
+            error_of("flatten", "none", store=store, status=3)
+            expect_equal("snapshots of the original", [s["name"] for s in json_of("info", "a", store=store)["snapshots"]], ["one"])
+            fdb_nbd("rm", "a", "--snapshots", store=store)
+            expect_equal("volumes", fdb_nbd("ls", "--names", store=store).stdout.split(), ["b", "c", "d"])
+            fdb_nbd("check", store=store)
+
+
 @test
 def bash_completes_the_names_of_snapshots():
     with memory_server() as store:

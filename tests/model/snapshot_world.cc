@@ -406,7 +406,7 @@ Task<void> SnapshotWorld::create_volume() {
 
 Task<void> SnapshotWorld::verb() {
   ++operations_done_;
-  const uint64_t kind = random_.below(20);
+  const uint64_t kind = random_.below(22);
   if (kind < 3) {
     if (disks_.size() < kMaxVolumes) co_await create_volume();
   } else if (kind < 6) {
@@ -419,6 +419,8 @@ Task<void> SnapshotWorld::verb() {
     co_await verb_remove_volume();
   } else if (kind < 18) {
     co_await verb_resize();
+  } else if (kind < 20) {
+    co_await verb_flatten();
   } else if (Disk* disk = any_disk(); disk != nullptr) {
     disk->session.reset();  // its clients leave
   }
@@ -438,7 +440,25 @@ Task<void> SnapshotWorld::verb_clone() {
   disks_[copy.name] = std::move(copy);
 }
 
+// Flattens a volume, or copies one, which is made of it.
+Task<void> SnapshotWorld::verb_flatten() {
+  Disk* disk = any_disk();
+  if (disk == nullptr) co_return;
+  if (random_.one_in(2) || disks_.size() >= kMaxVolumes) {
+    const auto flattened = co_await store_->flatten(disk->name, nullptr);
+    if (!flattened) difference("flatten: " + flattened.error().what);
+    co_return;
+  }
+  Disk copy;
+  copy.name = fmt::format("v{}", ++names_count_);
+  copy.bytes = disk->bytes;
+  const auto copied = co_await store_->copy(disk->name, copy.name, nullptr);
+  if (!copied) difference("cp: " + copied.error().what);
+  disks_[copy.name] = std::move(copy);
+}
+
 Task<void> SnapshotWorld::verb_rollback() {
+  co_await let_sessions_end();
   Disk* disk = any_disk();
   if (disk == nullptr || disk->snapshots.empty()) co_return;
   const auto chosen =

@@ -68,6 +68,7 @@ class SnapshotWorld {
   Task<void> verb();
   Task<void> let_sessions_end();
   Task<void> verb_clone();
+  Task<void> verb_flatten();
   Task<void> verb_rollback();
   Task<void> verb_remove_snapshot();
   Task<void> verb_remove_volume();

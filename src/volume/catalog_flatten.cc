@@ -1,0 +1,80 @@
+#include <fmt/core.h>
+
+#include <utility>
+
+#include "base/log.h"
+#include "volume/catalog.h"
+
+// Volumes that share nothing with others: flatten and copy.
+
+namespace fdbnbd::volume {
+
+Task<Result<VolumeInfo>> Catalog::flatten(std::string name, Progress* progress) {
+  {
+    ASSIGN_OR_CO_RETURN(const VolumeId id, co_await find(name));
+    ASSIGN_OR_CO_RETURN(const Hold held, co_await hold_id(id, name));
+    ProgressRelay relay(home_, progress);
+    co_await go_to(held.executor());
+    auto top = co_await held.volume().flatten(&relay);
+    co_await go_to(home_);
+    if (!top) co_return propagate(top);
+    const LayerId layer = *top;
+    auto body = [&](kv::Transaction& transaction) { return cut_loose_in(transaction, id, layer); };
+    CO_RETURN_IF_ERROR(co_await transact<void>(body));
+    forget_parents(id, layer);
+  }
+  co_await take_up_jobs();
+  co_return co_await info(std::move(name));
+}
+
+// All that is seen of the volume is in its top layer: it needs no parent.
+Task<Result<void>> Catalog::cut_loose_in(kv::Transaction& transaction, VolumeId id, LayerId top) {
+  const std::string fence_key = keys_.fence(id);
+  auto value = co_await transaction.get(fence_key, kv::Isolation::serializable);
+  if (!value) co_return propagate(value);
+  if (!value->has_value()) co_return fail(Errc::not_found, "the volume has been removed");
+  ASSIGN_OR_CO_RETURN(const FenceRecord fence, FenceRecord::decode(**value));
+  if (fence.top_layer != top)
+    co_return fail(Errc::busy, "a snapshot of the volume was taken meanwhile: start again");
+  ASSIGN_OR_CO_RETURN(auto record, co_await read_layer(transaction, top));
+  if (!record) co_return fail(Errc::corruption, "the record of the volume's layer is missing");
+  const LayerId parent = std::exchange(record->parent, LayerId{});
+  if (parent.value == 0) co_return Result<void>{};
+  transaction.set(keys_.layer(top), record->encode());
+  transaction.clear(keys_.child(parent, top));
+  ASSIGN_OR_CO_RETURN(const auto parent_record, co_await read_layer(transaction, parent));
+  if (parent_record && parent_record->state == LayerState::unnamed) {
+    // It may have waited for having one child less.
+    transaction.set(keys_.job(JobId{parent.value}),
+                    JobRecord{.kind = JobKind::merge_layer, .layer = parent}.encode());
+  }
+  co_return Result<void>{};
+}
+
+Task<Result<VolumeInfo>> Catalog::copy(std::string source, std::string new_name, Progress* progress) {
+  if (is_snapshot_name(source)) co_return co_await copy_snapshot(source, std::move(new_name), progress);
+  const std::string snapshot_name = fmt::format("{}@copy-{:016x}", source, new_id());
+  std::vector<std::string> names;
+  names.push_back(snapshot_name);
+  CO_RETURN_IF_ERROR(co_await snapshot(std::move(names)));
+  auto copied = co_await copy_snapshot(snapshot_name, std::move(new_name), progress);
+  const Result<void> removed = co_await remove(snapshot_name, false);
+  if (!removed) {
+    log::warning("snapshot \"{}\", which was made for a copy, is left: {}", snapshot_name,
+                 removed.error().what);
+  }
+  co_return copied;
+}
+
+Task<Result<VolumeInfo>> Catalog::copy_snapshot(std::string snapshot_name, std::string new_name,
+                                                Progress* progress) {
+  ASSIGN_OR_CO_RETURN(const VolumeInfo cloned, co_await clone(std::move(snapshot_name), new_name));
+  auto flattened = co_await flatten(new_name, progress);
+  if (flattened) co_return flattened;
+  // Half a copy is none.
+  const Result<void> removed = co_await remove(new_name, false);
+  if (!removed) log::warning("volume \"{}\", half a copy, is left: {}", new_name, removed.error().what);
+  co_return flattened;
+}
+
+}  // namespace fdbnbd::volume
