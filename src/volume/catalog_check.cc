@@ -4,13 +4,14 @@
 #include <utility>
 
 #include "volume/catalog.h"
+#include "volume/progress_relay.h"
 
 // `check` and `du` over one volume or the store.
 
 namespace fdbnbd::volume {
 
 Task<Result<VolumeUsage>> Catalog::usage(std::string name, Progress* progress) {
-  ASSIGN_OR_CO_RETURN(const Hold held, co_await hold(name));
+  ASSIGN_OR_CO_RETURN(const OpenVolumes::Hold held, co_await hold(name));
   ProgressRelay relay(home_, progress);
   co_await go_to(held.executor());
   auto stored_bytes = co_await held.volume().measure_stored_bytes(&relay);
@@ -32,7 +33,8 @@ Task<Result<CheckReport>> Catalog::check(std::optional<std::string> name, Progre
     co_return report;
   }
   CO_RETURN_IF_ERROR(co_await check_graph(report));
-  ASSIGN_OR_CO_RETURN(const auto names, co_await read_all(keys_.type_begin('V'), keys_.type_end('V')));
+  ASSIGN_OR_CO_RETURN(const auto names,
+                      co_await records_.read_all(keys_.type_begin('V'), keys_.type_end('V')));
   for (const kv::KeyValue& row : names) {
     const std::string volume_name(keys_.name_of(row.key));
     const Result<void> checked = co_await check_volume(volume_name, report, progress);
@@ -61,10 +63,10 @@ Task<Result<void>> Catalog::check_volume(const std::string& name, CheckReport& r
 // Of a volume's chain and of its snapshots' chains, but for the top one.
 Task<Result<Catalog::Layers>> Catalog::find_layers(kv::Transaction& transaction, const std::string& name) {
   Layers layers;
-  auto id = co_await find(transaction, name);
+  auto id = co_await records_.find(transaction, name);
   if (!id) co_return propagate(id);
-  ASSIGN_OR_CO_RETURN(const Records records, co_await load(transaction, *id, name));
-  ASSIGN_OR_CO_RETURN(const auto snapshots, co_await read_snapshots(transaction, *id, name));
+  ASSIGN_OR_CO_RETURN(const VolumeRecords records, co_await records_.load(transaction, *id, name));
+  ASSIGN_OR_CO_RETURN(const auto snapshots, co_await records_.read_snapshots(transaction, *id, name));
   std::vector<LayerId> tops{records.fence.top_layer};
   for (const SnapshotRow& snapshot : snapshots) tops.push_back(snapshot.record.layer);
   for (const LayerId top : tops) {
@@ -81,7 +83,7 @@ Task<Result<Catalog::Layers>> Catalog::find_layers(kv::Transaction& transaction,
 Task<Result<void>> Catalog::check_layers_of(const std::string& name, CheckReport& report,
                                             Progress* progress) {
   auto body = [&](kv::Transaction& transaction) { return find_layers(transaction, name); };
-  auto layers = co_await transact<Layers>(body);
+  auto layers = co_await records_.transact<Layers>(body);
   if (!layers && layers.error().code == Errc::corruption) {
     add_finding(report, {name, 0, 0, layers.error().what});
     co_return Result<void>{};
@@ -92,10 +94,14 @@ Task<Result<void>> Catalog::check_layers_of(const std::string& name, CheckReport
 
 Task<Result<void>> Catalog::check_all_layers(CheckReport& report, Progress* progress) {
   Layers layers;
-  ASSIGN_OR_CO_RETURN(const auto rows, co_await read_all(keys_.type_begin('L'), keys_.type_end('L')));
-  ASSIGN_OR_CO_RETURN(const auto names, co_await read_all(keys_.type_begin('V'), keys_.type_end('V')));
-  ASSIGN_OR_CO_RETURN(const auto fences, co_await read_all(keys_.type_begin('F'), keys_.type_end('F')));
-  ASSIGN_OR_CO_RETURN(const auto snapshots, co_await read_all(keys_.type_begin('N'), keys_.type_end('N')));
+  ASSIGN_OR_CO_RETURN(const auto rows,
+                      co_await records_.read_all(keys_.type_begin('L'), keys_.type_end('L')));
+  ASSIGN_OR_CO_RETURN(const auto names,
+                      co_await records_.read_all(keys_.type_begin('V'), keys_.type_end('V')));
+  ASSIGN_OR_CO_RETURN(const auto fences,
+                      co_await records_.read_all(keys_.type_begin('F'), keys_.type_end('F')));
+  ASSIGN_OR_CO_RETURN(const auto snapshots,
+                      co_await records_.read_all(keys_.type_begin('N'), keys_.type_end('N')));
   for (const kv::KeyValue& row : rows) {
     const auto id = keys_.id_of(row.key);
     const auto record = LayerRecord::decode(row.value);
@@ -124,8 +130,8 @@ Task<Result<void>> Catalog::check_all_layers(CheckReport& report, Progress* prog
 Task<Result<void>> Catalog::check_frozen(const Layers& layers, CheckReport& report, Progress* progress) {
   for (const auto& [id, owner] : layers) {
     const LayerId layer = id;
-    auto body = [&](kv::Transaction& transaction) { return read_layer(transaction, layer); };
-    auto record = co_await transact<std::optional<LayerRecord>>(body);
+    auto body = [&](kv::Transaction& transaction) { return records_.read_layer(transaction, layer); };
+    auto record = co_await records_.transact<std::optional<LayerRecord>>(body);
     if (!record && record.error().code != Errc::corruption) co_return propagate(record);
     // Gone or merged meanwhile; damage of records is the graph's.
     if (!record || !*record || (*record)->state == LayerState::deleting) continue;

@@ -4,6 +4,7 @@
 
 #include "base/log.h"
 #include "volume/catalog.h"
+#include "volume/progress_relay.h"
 
 // Volumes that share nothing with others: flatten and copy.
 
@@ -11,8 +12,8 @@ namespace fdbnbd::volume {
 
 Task<Result<VolumeInfo>> Catalog::flatten(std::string name, Progress* progress) {
   {
-    ASSIGN_OR_CO_RETURN(const VolumeId id, co_await find(name));
-    ASSIGN_OR_CO_RETURN(const Hold held, co_await hold_id(id, name));
+    ASSIGN_OR_CO_RETURN(const VolumeId id, co_await records_.find(name));
+    ASSIGN_OR_CO_RETURN(const OpenVolumes::Hold held, co_await open_volumes_.hold(id, name));
     ProgressRelay relay(home_, progress);
     co_await go_to(held.executor());
     auto top = co_await held.volume().flatten(&relay);
@@ -20,10 +21,10 @@ Task<Result<VolumeInfo>> Catalog::flatten(std::string name, Progress* progress) 
     if (!top) co_return propagate(top);
     const LayerId layer = *top;
     auto body = [&](kv::Transaction& transaction) { return cut_loose_in(transaction, id, layer); };
-    CO_RETURN_IF_ERROR(co_await transact<void>(body));
-    forget_parents(id, layer);
+    CO_RETURN_IF_ERROR(co_await records_.transact<void>(body));
+    open_volumes_.forget_parents(id, layer);
   }
-  co_await take_up_jobs();
+  co_await jobs_.take_up();
   co_return co_await info(std::move(name));
 }
 
@@ -36,13 +37,13 @@ Task<Result<void>> Catalog::cut_loose_in(kv::Transaction& transaction, VolumeId 
   ASSIGN_OR_CO_RETURN(const FenceRecord fence, FenceRecord::decode(**value));
   if (fence.top_layer != top)
     co_return fail(Errc::busy, "a snapshot of the volume was taken meanwhile: start again");
-  ASSIGN_OR_CO_RETURN(auto record, co_await read_layer(transaction, top));
+  ASSIGN_OR_CO_RETURN(auto record, co_await records_.read_layer(transaction, top));
   if (!record) co_return fail(Errc::corruption, "the record of the volume's layer is missing");
   const LayerId parent = std::exchange(record->parent, LayerId{});
   if (parent.value == 0) co_return Result<void>{};
   transaction.set(keys_.layer(top), record->encode());
   transaction.clear(keys_.child(parent, top));
-  ASSIGN_OR_CO_RETURN(const auto parent_record, co_await read_layer(transaction, parent));
+  ASSIGN_OR_CO_RETURN(const auto parent_record, co_await records_.read_layer(transaction, parent));
   if (parent_record && parent_record->state == LayerState::unnamed) {
     // It may have waited for having one child less.
     transaction.set(keys_.job(JobId{parent.value}),

@@ -266,7 +266,7 @@ Task<Result<Catalog::Graph>> Catalog::read_graph(kv::Transaction& transaction) {
 
 Task<Result<void>> Catalog::check_graph(CheckReport& report) {
   auto body = [&](kv::Transaction& transaction) { return read_graph(transaction); };
-  ASSIGN_OR_CO_RETURN(const Graph rows, co_await transact<Graph>(body));
+  ASSIGN_OR_CO_RETURN(const Graph rows, co_await records_.transact<Graph>(body));
   GraphCheck(keys_, rows, report).check();
   co_return Result<void>{};
 }

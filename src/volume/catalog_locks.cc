@@ -11,18 +11,9 @@
 
 namespace fdbnbd::volume {
 
-Task<Result<std::optional<FenceRecord>>> Catalog::claim(VolumeId id, std::string name) {
-  if (!engine_.capabilities().shared_between_hosts) co_return std::nullopt;
-  Ownership ownership = options_.ownership;
-  // Nobody's disk is pulled from under him by a verb.
-  ownership.takeover = Takeover::when_free;
-  ASSIGN_OR_CO_RETURN(const FenceRecord fence,
-                      co_await wait_for_holder(place_of(id), std::move(ownership), std::move(name)));
-  co_return fence;
-}
-
 Task<Result<std::vector<LockInfo>>> Catalog::list_locks() {
-  ASSIGN_OR_CO_RETURN(const auto names, co_await read_all(keys_.type_begin('V'), keys_.type_end('V')));
+  ASSIGN_OR_CO_RETURN(const auto names,
+                      co_await records_.read_all(keys_.type_begin('V'), keys_.type_end('V')));
   // All are looked at twice, with the time of a sign of life between.
   std::map<std::string, HolderSight> before;
   std::vector<LockInfo> locks;
@@ -32,11 +23,11 @@ Task<Result<std::vector<LockInfo>>> Catalog::list_locks() {
       std::string name(keys_.name_of(row.key));
       const auto record = NameRecord::decode(row.value);
       if (!record) continue;
-      auto sight = co_await look_at_holder(place_of(record->volume));
+      auto sight = co_await look_at_holder(open_volumes_.place_of(record->volume));
       if (!sight && sight.error().code == Errc::not_found) continue;  // removed meanwhile
       if (!sight) co_return propagate(sight);
       if (sight->fence.is_free()) continue;
-      const bool is_ours = sight->fence.owner == owner_;
+      const bool is_ours = sight->fence.owner == open_volumes_.owner();
       // Whoever had an embedded store before us is gone.
       if (!is_ours && !engine_.capabilities().shared_between_hosts) continue;
       if (is_last) {
@@ -63,13 +54,13 @@ Task<Result<std::vector<LockInfo>>> Catalog::list_locks() {
 }
 
 Task<Result<std::string>> Catalog::break_lock(std::string name) {
-  ASSIGN_OR_CO_RETURN(const VolumeId id, co_await find(name));
-  ASSIGN_OR_CO_RETURN(const HolderSight sight, co_await look_at_holder(place_of(id)));
+  ASSIGN_OR_CO_RETURN(const VolumeId id, co_await records_.find(name));
+  ASSIGN_OR_CO_RETURN(const HolderSight sight, co_await look_at_holder(open_volumes_.place_of(id)));
   if (sight.fence.is_free()) co_return std::string();
   std::string holder = sight.holder();
   std::optional<uint64_t> broken_epoch;
   auto body = [&](kv::Transaction& transaction) { return break_lock_in(transaction, id, broken_epoch); };
-  CO_RETURN_IF_ERROR(co_await transact<void>(body));
+  CO_RETURN_IF_ERROR(co_await records_.transact<void>(body));
   log::warning("the lock of volume \"{}\" is broken; {} held it", name, holder);
   co_return holder;
 }
@@ -93,7 +84,8 @@ Task<Result<void>> Catalog::break_lock_in(kv::Transaction& transaction, VolumeId
 }
 
 Task<Result<uint32_t>> Catalog::take_over_held() {
-  ASSIGN_OR_CO_RETURN(const auto names, co_await read_all(keys_.type_begin('V'), keys_.type_end('V')));
+  ASSIGN_OR_CO_RETURN(const auto names,
+                      co_await records_.read_all(keys_.type_begin('V'), keys_.type_end('V')));
   uint32_t taken_count = 0;
   TaskScope taking;
   for (const kv::KeyValue& row : names) {
@@ -101,20 +93,21 @@ Task<Result<uint32_t>> Catalog::take_over_held() {
     if (record) taking.spawn(take_over_one(std::string(keys_.name_of(row.key)), record->volume, taken_count));
   }
   co_await taking.join();
-  if (!taken_over_.empty() && !stopping_) home_.start_timer(grace_timer_, limits::kTakeoverGrace);
+  if (!taken_over_.empty() && !open_volumes_.stopping())
+    home_.start_timer(grace_timer_, limits::kTakeoverGrace);
   co_return taken_count;
 }
 
 Task<void> Catalog::take_over_one(std::string name, VolumeId id, uint32_t& taken_count) {
-  const auto sight = co_await look_at_holder(place_of(id));
-  if (!sight || sight->fence.is_free() || sight->fence.owner == owner_) co_return;
-  auto held = co_await hold_id(id, name);
+  const auto sight = co_await look_at_holder(open_volumes_.place_of(id));
+  if (!sight || sight->fence.is_free() || sight->fence.owner == open_volumes_.owner()) co_return;
+  auto held = co_await open_volumes_.hold(id, name);
   if (!held) {
     log::error("volume \"{}\" could not be taken over: {}", name, held.error().what);
     co_return;
   }
   log::info("volume \"{}\" has been taken over from {}", name, sight->holder());
-  if (!stopping_) taken_over_.push_back(std::move(*held));
+  if (!open_volumes_.stopping()) taken_over_.push_back(std::move(*held));
   ++taken_count;
 }
 

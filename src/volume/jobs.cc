@@ -1,10 +1,11 @@
-#include <fmt/core.h>
+#include "volume/jobs.h"
 
+#include <algorithm>
+#include <utility>
+
+#include "async/executor.h"
 #include "base/log.h"
-#include "volume/catalog.h"
-
-// Background work, in steps of limited size, one job after the other in turns. It goes on after a restart:
-// what is left of a layer's bitmaps is what is left to do.
+#include "volume/layer_merge.h"
 
 namespace fdbnbd::volume {
 
@@ -15,8 +16,9 @@ constexpr uint32_t kExtentsPerStep = 4096;
 
 }  // namespace
 
-Task<Result<void>> Catalog::resume_jobs() {
-  ASSIGN_OR_CO_RETURN(const auto rows, co_await read_all(keys_.type_begin('T'), keys_.type_end('T')));
+Task<Result<void>> Jobs::resume() {
+  ASSIGN_OR_CO_RETURN(const auto rows,
+                      co_await records_.read_all(keys_.type_begin('T'), keys_.type_end('T')));
   for (const kv::KeyValue& row : rows) {
     const auto id = keys_.id_of(row.key);
     const auto job = JobRecord::decode(row.value);
@@ -25,40 +27,40 @@ Task<Result<void>> Catalog::resume_jobs() {
                  job ? "its key" : job.error().what);
       continue;
     }
-    note_job(JobId{*id}, *job);
+    note(JobId{*id}, *job);
   }
   co_return Result<void>{};
 }
 
-Task<void> Catalog::take_up_jobs() {
-  const Result<void> resumed = co_await resume_jobs();
+Task<void> Jobs::take_up() {
+  const Result<void> resumed = co_await resume();
   if (!resumed) log::warning("background jobs wait for the next start: {}", resumed.error().what);
 }
 
-void Catalog::note_job(JobId id, JobRecord job) {
+void Jobs::note(JobId id, JobRecord job) {
   const auto [known, is_new] = jobs_.try_emplace(id, Job{.record = job});
   if (!is_new) {
     known->second.noted_again = true;
     known->second.record = job;
   }
-  if (jobs_run_) return;
-  jobs_run_ = true;
-  scope_.spawn(run_jobs());
+  if (is_running_) return;
+  is_running_ = true;
+  scope_.spawn(run());
 }
 
-Task<void> Catalog::run_jobs() {
+Task<void> Jobs::run() {
   co_await reschedule(home_);
-  while (!jobs_.empty() && !stopping_) {
+  while (!jobs_.empty() && !open_volumes_.stopping()) {
     bool all_wait = true;
     std::vector<JobId> ids;
     for (const auto& [id, job] : jobs_) ids.push_back(id);
     for (const JobId id : ids) {
       const auto found = jobs_.find(id);
-      if (stopping_) break;
+      if (open_volumes_.stopping()) break;
       if (found == jobs_.end() || found->second.not_before > home_.clock().now()) continue;
       const MonotonicTime started = home_.clock().now();
       found->second.noted_again = false;
-      const Result<JobOutcome> outcome = co_await job_turn(id, found->second.record);
+      const Result<JobOutcome> outcome = co_await turn(id, found->second.record);
       Job& job = jobs_.at(id);
       if (!outcome) {
         // Left for the next start; nothing is lost but space.
@@ -71,25 +73,25 @@ Task<void> Catalog::run_jobs() {
         jobs_.erase(id);
       }
       all_wait = false;
-      jobs_changed_.notify_all();
+      changed_.notify_all();
       co_await sleep_for(home_, std::min<Duration>(home_.clock().now() - started, limits::kMaxJobPause));
     }
     if (all_wait && !jobs_.empty()) co_await sleep_for(home_, limits::kJobRetryDelay);
   }
-  jobs_run_ = false;
-  jobs_changed_.notify_all();
+  is_running_ = false;
+  changed_.notify_all();
 }
 
-Task<Result<Catalog::JobOutcome>> Catalog::job_turn(JobId id, const JobRecord& job) {
+Task<Result<JobOutcome>> Jobs::turn(JobId id, const JobRecord& job) {
   if (job.kind == JobKind::merge_layer) co_return co_await merge_turn(id);
   auto body = [&](kv::Transaction& transaction) { return reclaim_step(transaction, id, job); };
-  auto finished = co_await transact<bool>(body);
+  auto finished = co_await records_.transact<bool>(body);
   if (!finished) co_return propagate(finished);
   co_return *finished ? JobOutcome::done : JobOutcome::more;
 }
 
 // Whether nothing is left of the layer.
-Task<Result<bool>> Catalog::reclaim_step(kv::Transaction& transaction, JobId id, const JobRecord& job) {
+Task<Result<bool>> Jobs::reclaim_step(kv::Transaction& transaction, JobId id, const JobRecord& job) {
   transaction.set_background();
   const std::string begin = keys_.layer_begin('B', job.layer);
   const std::string end = keys_.layer_end('B', job.layer);
@@ -124,8 +126,48 @@ Task<Result<bool>> Catalog::reclaim_step(kv::Transaction& transaction, JobId id,
   co_return false;
 }
 
-Task<void> Catalog::wait_for_reclaim() {
-  while (!jobs_.empty() && jobs_run_) co_await jobs_changed_.wait();
+Task<Result<JobOutcome>> Jobs::merge_turn(JobId id) {
+  Job& job = jobs_.at(id);
+  const LayerId layer = job.record.layer;
+  auto body = [&](kv::Transaction& transaction) {
+    return merge_in(transaction, records_, layer, job.next_extent);
+  };
+  auto step = co_await records_.transact<MergeStep>(body);
+  if (!step) co_return propagate(step);
+  if (step->owner) co_return co_await merge_as_owner(*step->owner, layer, step->child, job.next_extent);
+  job.next_extent = step->next_extent;
+  if (step->follow_up) job.record = *step->follow_up;
+  if (step->stands_alone) open_volumes_.forget_parents(*step->stands_alone, step->child);
+  if (step->outcome == JobOutcome::done || step->follow_up) co_await take_up();
+  co_return step->outcome;
+}
+
+// The child is the top layer of a volume that is open, so clients may write it: the volume does it itself.
+Task<Result<JobOutcome>> Jobs::merge_as_owner(VolumeId id, LayerId layer, LayerId child,
+                                              uint64_t& next_extent) {
+  ASSIGN_OR_CO_RETURN(std::string name, co_await records_.name_of(id));
+  auto held = co_await open_volumes_.hold(id, std::move(name));
+  if (!held) co_return JobOutcome::blocked;  // open on another server, or going away
+  held->mark_as_job();
+  co_await go_to(held->executor());
+  Result<bool> moved = false;
+  for (uint32_t i = 0; i < limits::kMergeStepsPerTurn; ++i) {
+    const MonotonicTime started = held->executor().clock().now();
+    moved = co_await held->volume().merge_parent(layer, child, next_extent);
+    if (!moved || !*moved || held->opened()->is_wanted.load(std::memory_order_relaxed)) break;
+    const Duration took = held->executor().clock().now() - started;
+    co_await sleep_for(held->executor(), std::min<Duration>(took, limits::kMaxJobPause));
+  }
+  co_await go_to(home_);
+  if (!moved && (moved.error().code == Errc::fenced || moved.error().code == Errc::cancelled))
+    co_return JobOutcome::blocked;
+  if (!moved) co_return propagate(moved);
+  if (!*moved) next_extent = 0;
+  co_return JobOutcome::more;
+}
+
+Task<void> Jobs::wait() {
+  while (!jobs_.empty() && is_running_) co_await changed_.wait();
 }
 
 }  // namespace fdbnbd::volume

@@ -11,19 +11,11 @@
 #include "base/endian.h"
 #include "base/log.h"
 #include "kv/retry.h"
+#include "volume/record_reader.h"
 
 namespace fdbnbd::volume {
 
 namespace {
-
-template <typename Record>
-Task<Result<std::optional<Record>>> get_record(kv::Transaction& transaction, std::string key) {
-  auto value = co_await transaction.get(key, kv::Isolation::snapshot);
-  if (!value) co_return propagate(value);
-  if (!value->has_value()) co_return std::optional<Record>();
-  ASSIGN_OR_CO_RETURN(Record record, Record::decode(**value));
-  co_return std::optional<Record>(std::move(record));
-}
 
 Error held(const std::string& volume_name, const HolderSight& sight) {
   return {Errc::busy,
@@ -120,14 +112,16 @@ Task<Result<std::optional<FenceRecord>>> Waiter::judge(HolderSight sight, Holder
 }
 
 Task<Result<HolderSight>> look_in(kv::Transaction& transaction, const LeasePlace& place) {
-  ASSIGN_OR_CO_RETURN(auto fence,
-                      co_await get_record<FenceRecord>(transaction, place.keys.fence(place.volume)));
+  ASSIGN_OR_CO_RETURN(auto fence, co_await get_record<FenceRecord>(
+                                      transaction, place.keys.fence(place.volume), kv::Isolation::snapshot));
   if (!fence) co_return fail(Errc::not_found, "the volume has been removed");
   HolderSight sight{.fence = *fence, .heartbeat = {}, .handover = {}};
   ASSIGN_OR_CO_RETURN(sight.heartbeat,
-                      co_await get_record<HeartbeatRecord>(transaction, place.keys.heartbeat(place.volume)));
+                      co_await get_record<HeartbeatRecord>(transaction, place.keys.heartbeat(place.volume),
+                                                           kv::Isolation::snapshot));
   ASSIGN_OR_CO_RETURN(sight.handover,
-                      co_await get_record<HandoverRecord>(transaction, place.keys.handover(place.volume)));
+                      co_await get_record<HandoverRecord>(transaction, place.keys.handover(place.volume),
+                                                          kv::Isolation::snapshot));
   co_return sight;
 }
 
@@ -230,7 +224,8 @@ Task<Result<void>> Lease::try_beat() {
   if (!fence->has_value()) co_return fail(Errc::conflict, "the volume has been removed");
   ASSIGN_OR_CO_RETURN(const FenceRecord record, FenceRecord::decode(**fence));
   if (!record.same_tenure(fence_.record())) co_return fail(Errc::conflict, "the volume has been taken over");
-  ASSIGN_OR_CO_RETURN(const auto handover, co_await get_record<HandoverRecord>(*transaction, handover_key_));
+  ASSIGN_OR_CO_RETURN(const auto handover, co_await get_record<HandoverRecord>(*transaction, handover_key_,
+                                                                               kv::Isolation::snapshot));
   transaction->disable_write_conflicts();
   transaction->set(heartbeat_key_, next_heartbeat().encode());
   auto committed = co_await transaction->commit();

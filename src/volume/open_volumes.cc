@@ -1,0 +1,162 @@
+#include "volume/open_volumes.h"
+
+#include <fmt/core.h>
+
+#include <utility>
+
+#include "base/assert.h"
+
+namespace fdbnbd::volume {
+
+Task<void> go_to(Executor& executor) {
+  if (!executor.runs_here()) co_await reschedule(executor);
+}
+
+OpenVolumes::OpenVolumes(RecordReader& records, std::vector<Executor*> executors, Ownership ownership,
+                         InstanceId owner)
+    : records_(records),
+      engine_(records.engine()),
+      home_(records.executor()),
+      keys_(records.keys()),
+      executors_(std::move(executors)),
+      ownership_(std::move(ownership)),
+      owner_(owner) {
+  ASSERT(!executors_.empty());
+}
+
+Task<void> OpenVolumes::close() {
+  stop();
+  for (const auto& [id, opened] : open_) opened->is_wanted.store(true, std::memory_order_relaxed);
+  while (volumes_count_ > 0) co_await changed_.wait();
+  co_await scope_.join();
+}
+
+std::shared_ptr<block::Export> OpenVolumes::make_session(const Hold& held) {
+  const std::shared_ptr<OpenVolume>& opened = held.opened();
+  ++opened->holders_count;
+  ++opened->sessions_count;
+  return {opened->volume.get(), [this, opened](block::Export*) {
+            // The last owner may let go on any thread.
+            post(home_, [this, opened] { release(opened, true); });
+          }};
+}
+
+Task<Result<std::unique_ptr<Volume>>> OpenVolumes::open(Executor& executor, std::string name,
+                                                        VolumeRecord record) {
+  Ownership ownership = ownership_;
+  if (taken_once_.contains(record.id)) ownership.takeover = Takeover::when_free;
+  co_await go_to(executor);
+  auto volume = co_await Volume::open({engine_, executor, keys_, owner_, ownership, stopping_},
+                                      std::move(name), record);
+  co_await go_to(home_);
+  if (volume && ownership.takeover != Takeover::when_free) taken_once_.insert(record.id);
+  co_return volume;
+}
+
+std::shared_ptr<OpenVolume> OpenVolumes::find(VolumeId id) const {
+  const auto found = open_.find(id);
+  return found == open_.end() ? nullptr : found->second;
+}
+
+void OpenVolumes::forget(const OpenVolume& opened) {
+  if (const auto found = open_.find(opened.id); found != open_.end() && found->second.get() == &opened)
+    open_.erase(found);
+  changed_.notify_all();
+}
+
+Task<Result<OpenVolumes::Hold>> OpenVolumes::hold(VolumeId id, std::string name) {
+  while (true) {
+    if (stopping_) co_return fail(Errc::cancelled, "the server is stopping");
+    const std::shared_ptr<OpenVolume> opened = find(id);
+    if (!opened) break;
+    if (opened->volume && !opened->closing) {
+      if (!opened->volume->is_retired()) {
+        ++opened->holders_count;
+        co_return Hold(*this, opened);
+      }
+      // Lost to another server: those who have it see errors, and whoever comes now needs a tenure of his
+      // own.
+      open_.erase(id);
+      break;
+    }
+    co_await changed_.wait();
+  }
+  const auto opening = std::make_shared<OpenVolume>();
+  opening->id = id;
+  opening->executor = &next_executor();
+  opening->holders_count = 1;
+  open_[id] = opening;
+  ++volumes_count_;
+  Result<std::unique_ptr<Volume>> volume = fail(Errc::not_found, "");
+  if (auto records = co_await records_.load(id, name); records) {
+    volume = co_await open(*opening->executor, name, records->volume);
+  } else {
+    volume = propagate(records);
+  }
+  if (!volume) {
+    --volumes_count_;
+    forget(*opening);
+    co_return propagate(volume);
+  }
+  opening->volume = std::move(*volume);
+  Hold held(*this, opening);
+  changed_.notify_all();
+  co_return held;
+}
+
+Task<Result<OpenVolumes::Reservation>> OpenVolumes::reserve(VolumeId id, std::string name) {
+  while (true) {
+    if (stopping_) co_return fail(Errc::cancelled, "the server is stopping");
+    const std::shared_ptr<OpenVolume> opened = find(id);
+    if (!opened) co_return Reservation(*this, id);
+    if (opened->sessions_count > 0) {
+      co_return fail(Errc::busy,
+                     fmt::format("volume \"{}\" is in use by {} NBD session{}: detach the clients first",
+                                 name, opened->sessions_count, opened->sessions_count == 1 ? "" : "s"));
+    }
+    if (opened->holders_count > opened->jobs_count && !opened->closing) {
+      co_return fail(Errc::busy, fmt::format("volume \"{}\" is being worked on: wait for that to end", name));
+    }
+    opened->is_wanted.store(true, std::memory_order_relaxed);
+    co_await changed_.wait();
+  }
+}
+
+void OpenVolumes::release(std::shared_ptr<OpenVolume> opened, bool session) {
+  ASSERT(home_.runs_here());
+  ASSERT(opened->holders_count > 0);
+  if (session) --opened->sessions_count;
+  if (--opened->holders_count == 0 && !opened->closing) {
+    opened->closing = true;
+    scope_.spawn(close_when_unused(std::move(opened)));
+  }
+}
+
+Task<void> OpenVolumes::close_when_unused(std::shared_ptr<OpenVolume> opened) {
+  co_await go_to(*opened->executor);
+  co_await opened->volume->close();
+  opened->volume.reset();
+  co_await go_to(home_);
+  --volumes_count_;
+  forget(*opened);
+}
+
+void OpenVolumes::forget_parents(VolumeId id, LayerId top) {
+  const auto opened = find(id);
+  if (!opened || !opened->volume || opened->closing) return;
+  post(*opened->executor, [opened, top] {
+    if (opened->volume) opened->volume->forget_parents(top);
+  });
+}
+
+Task<Result<std::optional<FenceRecord>>> OpenVolumes::claim(VolumeId id, std::string name) {
+  if (!engine_.capabilities().shared_between_hosts) co_return std::nullopt;
+  Ownership ownership = ownership_;
+  // Nobody's disk is pulled from under him by a verb.
+  ownership.takeover = Takeover::when_free;
+  ASSIGN_OR_CO_RETURN(const FenceRecord fence,
+                      co_await wait_for_holder(place_of(id), std::move(ownership), std::move(name)));
+  co_return fence;
+}
+
+}  // namespace fdbnbd::volume
