@@ -1,0 +1,251 @@
+#include <utility>
+
+#include "control/json.h"
+#include "control/messages.h"
+
+// The results of the verbs.
+
+namespace fdbnbd::control {
+
+namespace {
+
+void put_volume(Json& json, const volume::VolumeInfo& volume) {
+  json["name"] = volume.name;
+  json["id"] = volume.id;
+  json["size_bytes"] = volume.size_bytes;
+  json["used_bytes"] = volume.used_bytes;
+  json["block_size"] = volume.block_bytes;
+  json["compression"] = volume::compression_name(volume.compression);
+  json["created"] = format_time(volume.created);
+  json["read_only"] = volume.read_only;
+  json["sessions"] = volume.sessions_count;
+  Json& snapshots = json["snapshots"] = Json::array();
+  for (const auto& snapshot : volume.snapshots) {
+    Json& element = snapshots.emplace_back();
+    element["name"] = snapshot.name;
+    element["size_bytes"] = snapshot.size_bytes;
+    element["created"] = format_time(snapshot.created);
+  }
+}
+
+std::vector<volume::SnapshotInfo> take_snapshots(Fields& fields) {
+  std::vector<volume::SnapshotInfo> snapshots;
+  for (const Json& element : fields.take<Json>("snapshots")) {
+    if (!element.is_object()) {
+      fields.refuse("\"snapshots\" holds something that is not an object");
+      break;
+    }
+    Fields inner(element);
+    snapshots.push_back({.name = inner.take<std::string>("name"),
+                         .size_bytes = inner.take<uint64_t>("size_bytes"),
+                         .created = inner.take<WallTime>("created")});
+    if (auto done = inner.finish(Errc::protocol, false); !done) fields.refuse(std::move(done.error().what));
+  }
+  return snapshots;
+}
+
+volume::VolumeInfo take_volume(Fields& fields) {
+  return {.name = fields.take<std::string>("name"),
+          .id = fields.take<uint64_t>("id"),
+          .size_bytes = fields.take<uint64_t>("size_bytes"),
+          .used_bytes = fields.take<uint64_t>("used_bytes"),
+          .block_bytes = fields.take<uint32_t>("block_size"),
+          .compression = fields.take<volume::Compression>("compression"),
+          .created = fields.take<WallTime>("created"),
+          .read_only = fields.take<bool>("read_only"),
+          .sessions_count = fields.take<uint32_t>("sessions"),
+          .snapshots = take_snapshots(fields)};
+}
+
+volume::VolumeUsage take_usage(Fields& fields) {
+  return {.name = fields.take<std::string>("name"),
+          .size_bytes = fields.take<uint64_t>("size_bytes"),
+          .used_bytes = fields.take<uint64_t>("used_bytes"),
+          .stored_bytes = fields.take<uint64_t>("stored_bytes")};
+}
+
+volume::CheckFinding take_finding(Fields& fields) {
+  return {.volume = fields.take<std::string>("volume"),
+          .offset_bytes = fields.take<uint64_t>("offset_bytes"),
+          .length_bytes = fields.take<uint64_t>("length_bytes"),
+          .what = fields.take<std::string>("what")};
+}
+
+volume::LockInfo take_lock(Fields& fields) {
+  volume::LockInfo lock{.volume = fields.take<std::string>("volume"),
+                        .holder = fields.take<std::string>("holder"),
+                        .epoch = fields.take<uint64_t>("epoch"),
+                        .state = {}};
+  const auto state = fields.take<std::string>("state");
+  using State = volume::LockInfo::State;
+  for (const State known : {State::ours, State::alive, State::silent}) {
+    if (state == volume::lock_state_name(known)) lock.state = known;
+  }
+  return lock;
+}
+
+}  // namespace
+
+std::string hello_result(const HelloReply& reply) {
+  Json json = new_result();
+  json["pid"] = reply.pid;
+  json["version"] = reply.version;
+  json["store"] = reply.store;
+  return to_text(json);
+}
+
+std::string done_result() {
+  return to_text(new_result());
+}
+
+std::string volume_result(const volume::VolumeInfo& volume) {
+  Json json = new_result();
+  put_volume(json, volume);
+  return to_text(json);
+}
+
+std::string volumes_result(const std::vector<volume::VolumeInfo>& volumes) {
+  Json json = new_result();
+  Json& list = json["volumes"] = Json::array();
+  for (const auto& volume : volumes) put_volume(list.emplace_back(), volume);
+  return to_text(json);
+}
+
+std::string usage_result(const std::vector<volume::VolumeUsage>& usages) {
+  Json json = new_result();
+  Json& list = json["volumes"] = Json::array();
+  for (const auto& usage : usages) {
+    Json& element = list.emplace_back();
+    element["name"] = usage.name;
+    element["size_bytes"] = usage.size_bytes;
+    element["used_bytes"] = usage.used_bytes;
+    element["stored_bytes"] = usage.stored_bytes;
+  }
+  return to_text(json);
+}
+
+std::string check_result(const volume::CheckReport& report) {
+  Json json = new_result();
+  json["volumes_count"] = report.volumes_count;
+  json["blocks_count"] = report.blocks_count;
+  json["findings_count"] = report.findings_count;
+  Json& list = json["findings"] = Json::array();
+  for (const auto& finding : report.findings) {
+    Json& element = list.emplace_back();
+    element["volume"] = finding.volume;
+    element["offset_bytes"] = finding.offset_bytes;
+    element["length_bytes"] = finding.length_bytes;
+    element["what"] = finding.what;
+  }
+  return to_text(json);
+}
+
+std::string locks_result(const std::vector<volume::LockInfo>& locks) {
+  Json json = new_result();
+  Json& list = json["locks"] = Json::array();
+  for (const auto& lock : locks) {
+    Json& element = list.emplace_back();
+    element["volume"] = lock.volume;
+    element["holder"] = lock.holder;
+    element["epoch"] = lock.epoch;
+    element["state"] = volume::lock_state_name(lock.state);
+  }
+  return to_text(json);
+}
+
+std::string lock_broken_result(const std::string& holder) {
+  Json json = new_result();
+  json["holder"] = holder;
+  return to_text(json);
+}
+
+std::string status_result(const StatusReply& reply) {
+  Json json = new_result();
+  json["pid"] = reply.pid;
+  json["version"] = reply.version;
+  json["store"] = reply.store;
+  json["engine"] = reply.engine;
+  json["started"] = format_time(reply.started);
+  json["uptime_s"] = reply.uptime_s;
+  json["listen"] = reply.listen;
+  json["control"] = reply.control;
+  json["volumes"] = reply.volumes_count;
+  json["volumes_open"] = reply.volumes_open_count;
+  json["sessions"] = reply.sessions_count;
+  json["requests_in_flight"] = reply.requests_in_flight_count;
+  json["bytes_in_flight"] = reply.bytes_in_flight;
+  json["store_bytes"] = reply.store_bytes;
+  json["memory_bound_bytes"] = reply.memory_bound_bytes;
+  return to_text(json);
+}
+
+Result<HelloReply> read_hello(std::string_view result) {
+  ASSIGN_OR_RETURN(Fields fields, result_fields(result));
+  HelloReply reply{.pid = fields.take<int64_t>("pid"),
+                   .version = fields.take<std::string>("version"),
+                   .store = fields.take<std::string>("store")};
+  return finished(fields, std::move(reply));
+}
+
+Result<volume::VolumeInfo> read_volume(std::string_view result) {
+  ASSIGN_OR_RETURN(Fields fields, result_fields(result));
+  volume::VolumeInfo volume = take_volume(fields);
+  return finished(fields, std::move(volume));
+}
+
+Result<std::vector<volume::VolumeInfo>> read_volumes(std::string_view result) {
+  ASSIGN_OR_RETURN(Fields fields, result_fields(result));
+  return take_each(fields, "volumes", take_volume);
+}
+
+Result<std::vector<volume::VolumeUsage>> read_usage(std::string_view result) {
+  ASSIGN_OR_RETURN(Fields fields, result_fields(result));
+  return take_each(fields, "volumes", take_usage);
+}
+
+Result<volume::CheckReport> read_check(std::string_view result) {
+  ASSIGN_OR_RETURN(Fields fields, result_fields(result));
+  volume::CheckReport report{.volumes_count = fields.take<uint64_t>("volumes_count"),
+                             .blocks_count = fields.take<uint64_t>("blocks_count"),
+                             .findings = {},
+                             .findings_count = fields.take<uint64_t>("findings_count")};
+  ASSIGN_OR_RETURN(report.findings, take_each(fields, "findings", take_finding));
+  return report;
+}
+
+Result<std::vector<volume::LockInfo>> read_locks(std::string_view result) {
+  ASSIGN_OR_RETURN(Fields fields, result_fields(result));
+  return take_each(fields, "locks", take_lock);
+}
+
+Result<std::string> read_lock_broken(std::string_view result) {
+  ASSIGN_OR_RETURN(Fields fields, result_fields(result));
+  auto holder = fields.take<std::string>("holder");
+  return finished(fields, std::move(holder));
+}
+
+Result<StatusReply> read_status(std::string_view result) {
+  ASSIGN_OR_RETURN(Fields fields, result_fields(result));
+  StatusReply reply{.pid = fields.take<int64_t>("pid"),
+                    .version = fields.take<std::string>("version"),
+                    .store = fields.take<std::string>("store"),
+                    .engine = fields.take<std::string>("engine"),
+                    .started = fields.take<WallTime>("started"),
+                    .uptime_s = fields.take<uint64_t>("uptime_s"),
+                    .listen = {},
+                    .control = fields.take<std::string>("control"),
+                    .volumes_count = fields.take<uint64_t>("volumes"),
+                    .volumes_open_count = fields.take<uint64_t>("volumes_open"),
+                    .sessions_count = fields.take<uint64_t>("sessions"),
+                    .requests_in_flight_count = fields.take<uint64_t>("requests_in_flight"),
+                    .bytes_in_flight = fields.take<uint64_t>("bytes_in_flight"),
+                    .store_bytes = fields.take<uint64_t>("store_bytes"),
+                    .memory_bound_bytes = fields.take<uint64_t>("memory_bound_bytes")};
+  for (const Json& address : fields.take<Json>("listen")) {
+    if (!address.is_string()) return fail(Errc::protocol, "\"listen\" holds something that is not a string");
+    reply.listen.push_back(address.get<std::string>());
+  }
+  return finished(fields, std::move(reply));
+}
+
+}  // namespace fdbnbd::control
