@@ -75,6 +75,17 @@ inline constexpr uint32_t kDefaultBlockBytes = 4 * kKiB;
 inline constexpr uint32_t kBlocksPerExtent = 1024;
 inline constexpr uint32_t kMaxRequestsPerVolume = 4096;  // in flight or queued; above it requests wait
 
+// Labels of a volume.
+inline constexpr uint32_t kMaxLabels = 64;
+inline constexpr uint32_t kMaxLabelKeyBytes = 255;
+inline constexpr uint32_t kMaxLabelValueBytes = 255;
+
+// The trash.
+inline constexpr auto kDefaultTrashRetention = std::chrono::hours(24);
+inline constexpr auto kMaxTrashRetention = std::chrono::hours(24 * 3650);
+// How often whoever has the store looks for volumes that have been in the trash for long enough.
+inline constexpr auto kTrashLookInterval = std::chrono::seconds(60);
+
 // Ownership where several servers share a store (volume/lease.h).
 inline constexpr auto kLeaseDuration =
     std::chrono::seconds(5);  // a holder that is silent for so long has lost
@@ -90,7 +101,8 @@ inline constexpr auto kHandoverPoll = std::chrono::milliseconds(20);
 inline constexpr auto kTakeoverGrace = std::chrono::seconds(60);  // for the clients to come over
 
 // Snapshots.
-inline constexpr uint32_t kMaxVolumesPerSnapshot = 1000;   // of one instant
+inline constexpr uint32_t kMaxVolumesPerSnapshot = 1000;  // of one instant
+inline constexpr uint32_t kMaxGroupMembers = kMaxVolumesPerSnapshot;
 inline constexpr uint32_t kMaxSnapshotsPerRemoval = 1000;  // of one transaction
 inline constexpr uint64_t kMergeStepBytes = 256 * kKiB;    // of blocks that one step moves to another layer
 inline constexpr uint32_t kMergeStepsPerTurn = 64;         // then other jobs and openers get a turn
@@ -174,6 +186,9 @@ inline constexpr uint32_t kMaxLegacyNamesShown = 8;  // where the one that was a
 // The longest legal META_CONTEXT request fits.
 static_assert(kMaxOptionBytes >= 4 + kMaxStringBytes + 4 + kMaxMetaQueries * (4 + kMaxStringBytes));
 static_assert(kMaxHolderBytes <= 255);  // a byte for the length
+static_assert(kMaxVolumeNameBytes <= 255 && kMaxLabelKeyBytes <= 255 && kMaxLabelValueBytes <= 255);
+static_assert(kMaxLabels <= 255 && kMaxGroupMembers <= 65535);
+static_assert(kMaxLabels * (kMaxLabelKeyBytes + kMaxLabelValueBytes + 2) < kMaxValueBytes);
 static_assert(kMaxPayloadBytes <= kConnectionInFlightBytes);
 static_assert(kConnectionInFlightBytes <= kProcessInFlightBytes - kReservedForSmallBytes);
 static_assert(kMaxVolumeBytes % kSizeGranularityBytes == 0);

@@ -133,6 +133,34 @@ TEST(Format, KeysAndRecordsOfSnapshotsAreWhatVersion1Wrote) {
   expect_golden("snapshots_v1.txt", lines);
 }
 
+TEST(Format, WhatVersion2OfTheVolumeRecordAddsIsWhatItWrote) {
+  const KeySpace keys("pre");
+  VolumeRecord volume;
+  volume.id = VolumeId{0x0102};
+  volume.size_bytes = 1 << 30;
+  volume.block_shift = 14;
+  volume.compression = Compression::zstd;
+  volume.striping = Striping{16};
+  volume.created = kThen;
+  volume.is_trashed = true;
+  volume.quota_bytes = 1 << 20;
+  volume.labels = {{"owner", "db"}, {"tier", ""}};
+  const TrashRecord trash{.name = "disk", .trashed = kThen, .expires = kThen + std::chrono::hours(24)};
+  const GroupRecord group{.members = {VolumeId{0x0102}, VolumeId{0x0304}}};
+  std::string lines;
+  for (const std::string& bytes :
+       {keys.trash(VolumeId{0x0102}), keys.group("db"), volume.encode(), trash.encode(), group.encode()}) {
+    lines += to_hex(bytes) + "\n";
+  }
+  expect_golden("volume_records_v2.txt", lines);
+  const auto decoded = VolumeRecord::decode(volume.encode()).value();
+  EXPECT_TRUE(decoded.is_trashed);
+  EXPECT_EQ(decoded.quota_bytes, volume.quota_bytes);
+  EXPECT_EQ(decoded.labels, volume.labels);
+  EXPECT_EQ(GroupRecord::decode(group.encode()).value().members, group.members);
+  EXPECT_EQ(TrashRecord::decode(trash.encode()).value().expires, trash.expires);
+}
+
 template <typename Record>
 void expect_every_damage_is_found(const std::string& value) {
   ASSERT_TRUE(Record::decode(value));
@@ -151,6 +179,11 @@ TEST(Format, ADamagedRecordIsNeverTaken) {
   expect_every_damage_is_found<StoreHeader>(StoreHeader{}.encode());
   expect_every_damage_is_found<NameRecord>(NameRecord{}.encode());
   expect_every_damage_is_found<VolumeRecord>(volume.encode());
+  volume.labels = {{"key", "value"}};
+  expect_every_damage_is_found<VolumeRecord>(volume.encode());
+  expect_every_damage_is_found<TrashRecord>(
+      TrashRecord{.name = "disk", .trashed = {}, .expires = {}}.encode());
+  expect_every_damage_is_found<GroupRecord>(GroupRecord{.members = {VolumeId{1}}}.encode());
   expect_every_damage_is_found<FenceRecord>(FenceRecord{}.encode());
   expect_every_damage_is_found<HeartbeatRecord>(
       HeartbeatRecord{.owner = {}, .counter = 0, .lease_duration_ms = 0, .process = {}, .holder = "me"}

@@ -49,6 +49,8 @@ class KeySpace {
   std::string handover(VolumeId id) const { return with_id('Q', id.value); }
   std::string layer(LayerId id) const { return with_id('L', id.value); }
   std::string usage(LayerId id) const { return with_id('U', id.value); }
+  std::string trash(VolumeId id) const { return with_id('X', id.value); }
+  std::string group(std::string_view group_name) const { return prefix_ + 'G' + std::string(group_name); }
   std::string job(JobId id) const { return with_id('T', id.value); }
   std::string snapshot(VolumeId volume, std::string_view snapshot_name) const {
     return with_id('N', volume.value).append(snapshot_name);

@@ -12,13 +12,13 @@ namespace fdbnbd::volume {
 namespace {
 
 constexpr size_t kChecksumBytes = 8;
-constexpr uint8_t kRecordVersion = 1;
+constexpr uint8_t kVolumeRecordVersion = 2;  // 1 has no trash, quota and labels
 
 class Writer {
  public:
-  explicit Writer(char kind) {
+  explicit Writer(char kind, uint8_t version = 1) {
     value_ += kind;
-    value_ += static_cast<char>(kRecordVersion);
+    value_ += static_cast<char>(version);
   }
 
   template <typename T>
@@ -30,9 +30,9 @@ class Writer {
     value_.append(reinterpret_cast<const char*>(bytes.data()), bytes.size());
     return *this;
   }
-  // At most limits::kMaxHolderBytes.
-  Writer& put(const std::string& text) {
-    const auto bytes_count = static_cast<uint8_t>(std::min<size_t>(text.size(), limits::kMaxHolderBytes));
+  // What is longer than `limit_bytes` is cut.
+  Writer& put(const std::string& text, uint8_t limit_bytes = UINT8_MAX) {
+    const auto bytes_count = static_cast<uint8_t>(std::min<size_t>(text.size(), limit_bytes));
     put(bytes_count);
     value_.append(text, 0, bytes_count);
     return *this;
@@ -51,7 +51,8 @@ class Writer {
 class Reader {
  public:
   // Checks the frame; afterwards the fields are taken in order.
-  static Result<Reader> open(char kind, std::string_view what, std::string_view value) {
+  static Result<Reader> open(char kind, std::string_view what, std::string_view value,
+                             uint8_t known_version = 1) {
     if (value.size() < 2 + kChecksumBytes || value[0] != kind) {
       return fail(Errc::corruption, fmt::format("the {} record is damaged: wrong form", what));
     }
@@ -60,12 +61,14 @@ class Reader {
       return fail(Errc::corruption, fmt::format("the {} record is damaged: checksum does not match", what));
     }
     const auto version = static_cast<uint8_t>(value[1]);
-    if (version > kRecordVersion) {
+    if (version > known_version) {
       return fail(Errc::newer_format, fmt::format("the {} record has version {}, this program knows {}", what,
-                                                  version, kRecordVersion));
+                                                  version, known_version));
     }
-    return Reader(what, covered.substr(2));
+    return Reader(what, version, covered.substr(2));
   }
+
+  uint8_t version() const { return version_; }
 
   template <typename T>
   Reader& take(T& field) {
@@ -113,9 +116,11 @@ class Reader {
   }
 
  private:
-  Reader(std::string_view what, std::string_view rest) : what_(what), rest_(rest) {}
+  Reader(std::string_view what, uint8_t version, std::string_view rest)
+      : what_(what), version_(version), rest_(rest) {}
 
   std::string_view what_;
+  uint8_t version_;
   std::string_view rest_;
   bool failed_ = false;
 };
@@ -154,33 +159,49 @@ Result<NameRecord> NameRecord::decode(std::string_view value) {
 }
 
 std::string VolumeRecord::encode() const {
-  return Writer('I')
-      .put(id.value)
+  const uint8_t version = !is_trashed && quota_bytes == 0 && labels.empty() ? 1 : kVolumeRecordVersion;
+  Writer writer('I', version);
+  writer.put(id.value)
       .put(size_bytes)
       .put(block_shift)
       .put(static_cast<uint8_t>(compression))
       .put(static_cast<uint16_t>(striping.stripes_count))
-      .put(created)
-      .finish();
+      .put(created);
+  if (version == 1) return writer.finish();
+  writer.put(static_cast<uint8_t>(is_trashed ? 1 : 0)).put(quota_bytes);
+  writer.put(static_cast<uint8_t>(labels.size()));
+  for (const auto& [key, value] : labels) writer.put(key).put(value);
+  return writer.finish();
 }
 
 Result<VolumeRecord> VolumeRecord::decode(std::string_view value) {
   VolumeRecord record;
   uint8_t compression = 0;
   uint16_t stripes_count = 0;
-  ASSIGN_OR_RETURN(Reader reader, Reader::open('I', "volume", value));
+  ASSIGN_OR_RETURN(Reader reader, Reader::open('I', "volume", value, kVolumeRecordVersion));
   reader.take(record.id.value)
       .take(record.size_bytes)
       .take(record.block_shift)
       .take(compression)
       .take(stripes_count)
       .take(record.created);
+  uint8_t is_trashed = 0;
+  uint8_t labels_count = 0;
+  if (reader.version() >= 2) {
+    reader.take(is_trashed).take(record.quota_bytes).take(labels_count);
+    for (uint8_t i = 0; i < labels_count; ++i) {
+      std::string key;
+      reader.take(key).take(record.labels[key]);
+    }
+  }
   const bool valid = valid_block_shift(record.block_shift) && valid_striping(stripes_count) &&
                      compression <= 2 && record.size_bytes <= limits::kMaxVolumeBytes &&
-                     record.size_bytes % limits::kSizeGranularityBytes == 0;
+                     record.size_bytes % limits::kSizeGranularityBytes == 0 && is_trashed <= 1 &&
+                     record.labels.size() == labels_count;
   RETURN_IF_ERROR(reader.finish(valid));
   record.compression = static_cast<Compression>(compression);
   record.striping.stripes_count = stripes_count;
+  record.is_trashed = is_trashed == 1;
   return record;
 }
 
@@ -207,7 +228,7 @@ std::string HeartbeatRecord::encode() const {
       .put(process.host)
       .put(process.pid)
       .put(process.started)
-      .put(holder)
+      .put(holder, limits::kMaxHolderBytes)
       .finish();
 }
 
@@ -226,7 +247,7 @@ Result<HeartbeatRecord> HeartbeatRecord::decode(std::string_view value) {
 }
 
 std::string HandoverRecord::encode() const {
-  return Writer('Q').put(requester).put(holder).finish();
+  return Writer('Q').put(requester).put(holder, limits::kMaxHolderBytes).finish();
 }
 
 Result<HandoverRecord> HandoverRecord::decode(std::string_view value) {
@@ -294,6 +315,35 @@ Result<UsageRecord> UsageRecord::decode(std::string_view value) {
   UsageRecord record;
   ASSIGN_OR_RETURN(Reader reader, Reader::open('U', "usage", value));
   RETURN_IF_ERROR(reader.take(record.data_blocks_count).finish());
+  return record;
+}
+
+std::string TrashRecord::encode() const {
+  return Writer('X').put(name).put(trashed).put(expires).finish();
+}
+
+Result<TrashRecord> TrashRecord::decode(std::string_view value) {
+  TrashRecord record;
+  ASSIGN_OR_RETURN(Reader reader, Reader::open('X', "trash", value));
+  RETURN_IF_ERROR(reader.take(record.name).take(record.trashed).take(record.expires).finish());
+  return record;
+}
+
+std::string GroupRecord::encode() const {
+  Writer writer('G');
+  writer.put(static_cast<uint16_t>(members.size()));
+  for (const VolumeId member : members) writer.put(member.value);
+  return writer.finish();
+}
+
+Result<GroupRecord> GroupRecord::decode(std::string_view value) {
+  GroupRecord record;
+  uint16_t members_count = 0;
+  ASSIGN_OR_RETURN(Reader reader, Reader::open('G', "group", value));
+  reader.take(members_count);
+  const bool valid = members_count <= limits::kMaxGroupMembers;
+  for (uint16_t i = 0; valid && i < members_count; ++i) reader.take(record.members.emplace_back().value);
+  RETURN_IF_ERROR(reader.finish(valid));
   return record;
 }
 

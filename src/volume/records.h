@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "base/clock.h"
 #include "base/process_mark.h"
@@ -16,7 +17,8 @@
 //   kind (1 byte) | version (1 byte) | fields, big-endian | XXH3-64 of all before it (8 bytes, big-endian)
 //
 // decode: Errc::corruption where the checksum or the form is wrong, Errc::newer_format where the version is
-// higher than ours.
+// higher than ours. encode writes the lowest version that can say it, so that older programs read what they
+// can.
 
 namespace fdbnbd::volume {
 
@@ -46,6 +48,10 @@ struct VolumeRecord {
   Compression compression = Compression::none;
   Striping striping;
   WallTime created{};
+  // Version 2:
+  bool is_trashed = false;   // it has a trash record instead of a name
+  uint64_t quota_bytes = 0;  // bound of what it uses; 0: none
+  Labels labels;             // at most limits::kMaxLabels
 
   uint32_t block_bytes() const { return uint32_t{1} << block_shift; }
 
@@ -135,6 +141,25 @@ struct UsageRecord {
 
   std::string encode() const;
   static Result<UsageRecord> decode(std::string_view value);
+};
+
+// A volume in the trash. Stands under its id; its volume record says so, too.
+struct TrashRecord {
+  std::string name;  // the one it had
+  WallTime trashed{};
+  WallTime expires{};  // from then on it may be purged
+
+  std::string encode() const;
+  static Result<TrashRecord> decode(std::string_view value);
+};
+
+// Volumes that snapshots are taken of together. Stands under the group's name. A volume that has been removed
+// stays in the list until the group is changed; one in the trash is a member again once it is restored.
+struct GroupRecord {
+  std::vector<VolumeId> members;  // ascending; at most limits::kMaxGroupMembers
+
+  std::string encode() const;
+  static Result<GroupRecord> decode(std::string_view value);
 };
 
 enum class JobKind : uint8_t {

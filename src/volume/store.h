@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -33,6 +34,9 @@ struct CreateOptions {
   uint32_t block_bytes = 4096;  // a power of two, limits::kMinBlockBytes to kMaxBlockBytes
   Compression compression = Compression::lz4;
 };
+
+// What people note on a volume, sorted by key.
+using Labels = std::map<std::string, std::string>;
 
 struct SnapshotInfo {
   std::string name;  // without the volume's
