@@ -35,7 +35,7 @@ LIBRARIES = {
     r"rocksdb/": r"kv/rocks/.*\.(cc|h)$",
     r"toml(\.hpp|11/|/)": r"config/.*\.cc$",
     r"CLI/": r"cli/.*\.(cc|h)$",
-    r"nlohmann/": r"(control|cli|server)/.*\.cc$",
+    r"nlohmann/": r"(control|cli|server)/.*\.cc$|control/json\.h$",
     r"libnbd\.h": r"cli/.*\.cc$",
     r"(netlink/|linux/nbd)": r"attach/.*\.cc$",
     r"(lz4|zstd|xxhash)\.h": r"volume/.*\.cc$",
