@@ -14,16 +14,17 @@ tl::unexpected<Error> no_volume(const std::string& name) {
 
 Task<Result<volume::VolumeInfo>> FakeStore::create(std::string name, volume::CreateOptions options) {
   if (volumes.contains(name)) co_return fail(Errc::exists, "there is a volume " + name);
-  const volume::VolumeInfo info{.name = name,
-                                .id = volumes.size() + 1,
-                                .size_bytes = options.size_bytes,
-                                .used_bytes = 0,
-                                .block_bytes = options.block_bytes,
-                                .compression = options.compression,
-                                .created = WallTime(std::chrono::seconds(1'700'000'000)),
-                                .read_only = false,
-                                .sessions_count = 0,
-                                .snapshots = {}};
+  const volume::VolumeInfo info{
+      .name = name,
+      .id = volumes.size() + 1,
+      .size_bytes = options.size_bytes,
+      .used_bytes = 0,
+      .block_bytes = options.block_bytes,
+      .compression = options.compression,
+      .created = options.created.value_or(WallTime(std::chrono::seconds(1'700'000'000))),
+      .read_only = false,
+      .sessions_count = 0,
+      .snapshots = {}};
   volumes[std::move(name)] = info;
   co_return info;
 }
@@ -82,13 +83,14 @@ Task<Result<std::string>> FakeStore::break_lock(std::string name) {
   co_return "host a";
 }
 
-Task<Result<void>> FakeStore::snapshot(std::vector<std::string> names) {
+Task<Result<void>> FakeStore::snapshot(std::vector<std::string> names, std::optional<WallTime> created) {
   for (const std::string& name : names) {
     auto parsed = volume::parse_snapshot_name(name);
     if (!parsed) co_return propagate(parsed);
     const auto found = volumes.find(parsed->volume);
     if (found == volumes.end()) co_return no_volume(parsed->volume);
-    found->second.snapshots.push_back({parsed->snapshot, found->second.size_bytes, found->second.created});
+    found->second.snapshots.push_back(
+        {parsed->snapshot, found->second.size_bytes, created.value_or(found->second.created)});
   }
   co_return Result<void>();
 }

@@ -30,7 +30,7 @@ class FakeStore final : public volume::Store {
   Task<Result<volume::VolumeInfo>> info(std::string name) override;
   Task<Result<volume::VolumeInfo>> resize(std::string name, uint64_t size_bytes, bool allow_shrink) override;
   Task<Result<void>> remove(std::string name, bool with_snapshots) override;
-  Task<Result<void>> snapshot(std::vector<std::string> names) override;
+  Task<Result<void>> snapshot(std::vector<std::string> names, std::optional<WallTime> created) override;
   Task<Result<volume::VolumeInfo>> rollback(std::string snapshot_name) override;
   Task<Result<volume::VolumeInfo>> clone(std::string snapshot_name, std::string new_name) override;
   Task<Result<volume::VolumeInfo>> flatten(std::string name, volume::Progress* progress) override;

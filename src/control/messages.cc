@@ -20,6 +20,7 @@ void put(Json& json, const CreateRequest& request) {
   json["size_bytes"] = request.size_bytes;
   json["block_size"] = request.block_bytes;
   json["compression"] = volume::compression_name(request.compression);
+  if (request.created) json["created"] = format_time(*request.created);
 }
 void put(Json& json, const InfoRequest& request) {
   json["name"] = request.name;
@@ -39,6 +40,7 @@ void put(Json& json, const RenameRequest& request) {
 }
 void put(Json& json, const SnapRequest& request) {
   json["names"] = request.names;
+  if (request.created) json["created"] = format_time(*request.created);
 }
 void put(Json& json, const RollbackRequest& request) {
   json["name"] = request.name;
@@ -71,6 +73,7 @@ void take(Fields& fields, CreateRequest& request) {
       fields.take_optional<uint32_t>("block_size").value_or(volume::CreateOptions{}.block_bytes);
   request.compression =
       fields.take_optional<volume::Compression>("compression").value_or(volume::CreateOptions{}.compression);
+  request.created = fields.take_optional<WallTime>("created");
 }
 void take(Fields& fields, InfoRequest& request) {
   request.name = fields.take<std::string>("name");
@@ -90,6 +93,7 @@ void take(Fields& fields, RenameRequest& request) {
 }
 void take(Fields& fields, SnapRequest& request) {
   request.names = fields.take<std::vector<std::string>>("names");
+  request.created = fields.take_optional<WallTime>("created");
 }
 void take(Fields& fields, RollbackRequest& request) {
   request.name = fields.take<std::string>("name");

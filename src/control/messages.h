@@ -28,6 +28,7 @@ struct CreateRequest {
   uint64_t size_bytes = 0;
   uint32_t block_bytes = 0;
   volume::Compression compression = volume::Compression::none;
+  std::optional<WallTime> created = {};  // now, where it is not given; to the second
   friend bool operator==(const CreateRequest&, const CreateRequest&) = default;
 };
 struct ListRequest {
@@ -60,7 +61,8 @@ struct RenameRequest {
 };
 struct SnapRequest {
   static constexpr std::string_view kVerb = "snap";
-  std::vector<std::string> names;  // VOL@SNAP
+  std::vector<std::string> names;        // VOL@SNAP
+  std::optional<WallTime> created = {};  // as of CreateRequest
   friend bool operator==(const SnapRequest&, const SnapRequest&) = default;
 };
 struct RollbackRequest {

@@ -36,6 +36,7 @@ TEST(ControlRequest, EveryVerbIsReadAsWritten) {
       RemoveRequest{.name = ""},
       RemoveRequest{.name = "a", .with_snapshots = true},
       SnapRequest{.names = {"a@1", "b@1"}},
+      SnapRequest{.names = {"a@1"}, .created = WallTime(std::chrono::seconds(1'600'000'000))},
       RollbackRequest{.name = "a@1"},
       CloneRequest{.name = "a@1", .new_name = "b"},
       FlattenRequest{.name = "a"},

@@ -43,7 +43,8 @@ Task<Result<std::string>> Service::carry_out(HelloRequest /*request*/, volume::P
 Task<Result<std::string>> Service::carry_out(CreateRequest request, volume::Progress& /*progress*/) {
   const volume::CreateOptions options{.size_bytes = request.size_bytes,
                                       .block_bytes = request.block_bytes,
-                                      .compression = request.compression};
+                                      .compression = request.compression,
+                                      .created = request.created};
   ASSIGN_OR_CO_RETURN(const volume::VolumeInfo volume,
                       co_await store_.create(std::move(request.name), options));
   co_return volume_result(volume);
@@ -77,7 +78,7 @@ Task<Result<std::string>> Service::carry_out(RenameRequest request, volume::Prog
 }
 
 Task<Result<std::string>> Service::carry_out(SnapRequest request, volume::Progress& /*progress*/) {
-  CO_RETURN_IF_ERROR(co_await store_.snapshot(std::move(request.names)));
+  CO_RETURN_IF_ERROR(co_await store_.snapshot(std::move(request.names), request.created));
   co_return done_result();
 }
 

@@ -164,7 +164,7 @@ Task<Result<VolumeInfo>> Catalog::create(std::string name, CreateOptions options
   record.compression = options.compression;
   // An embedded store is one server: nothing to spread over.
   record.striping.stripes_count = engine_.capabilities().shared_between_hosts ? 16 : 1;
-  record.created = home_.clock().wall_now();
+  record.created = options.created.value_or(home_.clock().wall_now());
   const LayerId layer{new_id()};
   auto body = [&](kv::Transaction& transaction) { return create_in(transaction, name, record, layer); };
   CO_RETURN_IF_ERROR(co_await records_.transact<void>(body));

@@ -37,7 +37,7 @@ class Catalog final : public Store {
   Task<Result<VolumeInfo>> resize(std::string name, uint64_t size_bytes, bool allow_shrink) override;
   Task<Result<void>> remove(std::string name, bool with_snapshots) override;
   Task<Result<void>> rename(std::string name, std::string new_name) override;
-  Task<Result<void>> snapshot(std::vector<std::string> names) override;
+  Task<Result<void>> snapshot(std::vector<std::string> names, std::optional<WallTime> created) override;
   Task<Result<VolumeInfo>> rollback(std::string snapshot_name) override;
   Task<Result<VolumeInfo>> clone(std::string snapshot_name, std::string new_name) override;
   Task<Result<VolumeInfo>> flatten(std::string name, Progress* progress) override;

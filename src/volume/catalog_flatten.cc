@@ -57,7 +57,7 @@ Task<Result<VolumeInfo>> Catalog::copy(std::string source, std::string new_name,
   const std::string snapshot_name = fmt::format("{}@copy-{:016x}", source, new_id());
   std::vector<std::string> names;
   names.push_back(snapshot_name);
-  CO_RETURN_IF_ERROR(co_await snapshot(std::move(names)));
+  CO_RETURN_IF_ERROR(co_await snapshot(std::move(names), std::nullopt));
   auto copied = co_await copy_snapshot(snapshot_name, std::move(new_name), progress);
   const Result<void> removed = co_await remove(snapshot_name, false);
   if (!removed) {

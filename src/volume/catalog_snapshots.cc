@@ -22,7 +22,7 @@ Error record_missing(const std::string& volume) {
 
 // Taking a snapshot
 
-Task<Result<void>> Catalog::snapshot(std::vector<std::string> names) {
+Task<Result<void>> Catalog::snapshot(std::vector<std::string> names, std::optional<WallTime> created) {
   if (names.empty()) co_return fail(Errc::invalid, "a snapshot needs a name: VOL@SNAP");
   if (names.size() > limits::kMaxVolumesPerSnapshot) {
     co_return fail(Errc::too_large, fmt::format("{} volumes are too many for one instant: at most {}",
@@ -39,8 +39,8 @@ Task<Result<void>> Catalog::snapshot(std::vector<std::string> names) {
     }
     plans.push_back({std::move(parsed), LayerId{new_id()}});
   }
-  const WallTime created = home_.clock().wall_now();
-  auto body = [&](kv::Transaction& transaction) { return snapshot_in(transaction, plans, created); };
+  const WallTime time = created.value_or(home_.clock().wall_now());
+  auto body = [&](kv::Transaction& transaction) { return snapshot_in(transaction, plans, time); };
   CO_RETURN_IF_ERROR(co_await records_.transact<void>(body));
   co_return co_await engine_.sync(home_);
 }

@@ -80,7 +80,7 @@ class SnapshotTest : public testing::Test {
     EXPECT_EQ(report.findings_count, 0U)
         << report.findings.front().volume << ": " << report.findings.front().what;
   }
-  Result<void> snap(const std::string& name) { return run(store_->snapshot({name})); }
+  Result<void> snap(const std::string& name) { return run(store_->snapshot({name}, {})); }
   Result<void> remove(const std::string& name) { return run(store_->remove(name, false)); }
 
   SimLoop loop_{1};
@@ -124,6 +124,18 @@ TEST_F(SnapshotTest, ASnapshotStaysAsItWasWhileTheVolumeGoesOn) {
   expect_clean();
 }
 
+TEST_F(SnapshotTest, VolumesAndSnapshotsTellTheTimeThatTheyWereGiven) {
+  const WallTime first = WallTime(std::chrono::seconds(1'500'000'000));
+  const WallTime second = WallTime(std::chrono::seconds(1'600'000'000));
+  ASSERT_TRUE(run(store_->create("disk", {.size_bytes = 4 * kBlock, .created = first})));
+  ASSERT_TRUE(run(store_->snapshot({"disk@a"}, second)));
+  reopen();
+  const auto info = run(store_->info("disk")).value();
+  EXPECT_EQ(info.created, first);
+  ASSERT_EQ(info.snapshots.size(), 1U);
+  EXPECT_EQ(info.snapshots[0].created, second);
+}
+
 TEST_F(SnapshotTest, SnapshotsAreListedAndOutliveARestart) {
   create("disk");
   {
@@ -139,7 +151,7 @@ TEST_F(SnapshotTest, SnapshotsAreListedAndOutliveARestart) {
   EXPECT_EQ(snap("disk").error().code, Errc::invalid);
   EXPECT_EQ(snap("disk@").error().code, Errc::invalid);
   EXPECT_EQ(snap("none@a").error().code, Errc::not_found);
-  EXPECT_EQ(run(store_->snapshot({"disk@b", "disk@c"})).error().code, Errc::invalid);
+  EXPECT_EQ(run(store_->snapshot({"disk@b", "disk@c"}, {})).error().code, Errc::invalid);
   reopen();
   const auto info = run(store_->info("disk")).value();
   ASSERT_EQ(info.snapshots.size(), 2U);
@@ -188,7 +200,7 @@ Task<void> take_snapshots(Store& store, SimLoop& loop, size_t volumes_count, int
     for (size_t volume = 0; volume < volumes_count; ++volume)
       names.push_back(fmt::format("v{}@s{}", volume, i));
     const uint64_t before = acknowledged;
-    EXPECT_TRUE((co_await store.snapshot(names)).has_value());
+    EXPECT_TRUE((co_await store.snapshot(names, {})).has_value());
     bounds.emplace_back(before, acknowledged + 1);
   }
   stop = true;

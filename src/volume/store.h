@@ -33,6 +33,7 @@ struct CreateOptions {
   uint64_t size_bytes = 0;      // a multiple of 512, up to limits::kMaxVolumeBytes
   uint32_t block_bytes = 4096;  // a power of two, limits::kMinBlockBytes to kMaxBlockBytes
   Compression compression = Compression::lz4;
+  std::optional<WallTime> created = {};  // now, where it is not given
 };
 
 // What people note on a volume, sorted by key.
@@ -186,8 +187,9 @@ class Store : public block::ExportRegistry {
   // Takes snapshots (VOL@SNAP) of several volumes at one instant, also while they are written: what was
   // answered before the call is in them; of what is under way, each volume has a part that a crash could have
   // left, and no volume has a write that was begun after one was answered that another lacks. exists;
-  // not_found; invalid where a volume is named twice.
-  virtual Task<Result<void>> snapshot(std::vector<std::string> names) = 0;
+  // not_found; invalid where a volume is named twice. `created`: what they tell as their time, instead of
+  // now.
+  virtual Task<Result<void>> snapshot(std::vector<std::string> names, std::optional<WallTime> created) = 0;
 
   // The volume is what it was at the snapshot, its size included; newer snapshots stay. busy while sessions
   // have it open.

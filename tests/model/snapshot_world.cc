@@ -281,7 +281,7 @@ Task<void> SnapshotWorld::take_snapshots(uint64_t count) {
     taken.called_at = ++tick_;
     taken_.push_back(taken);
     const size_t index = taken_.size() - 1;
-    const Result<void> result = co_await store_->snapshot(names);
+    const Result<void> result = co_await store_->snapshot(names, {});
     if (crashed_) co_return;
     if (!result) {
       difference("snap: " + result.error().what);
