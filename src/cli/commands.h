@@ -19,8 +19,9 @@ void add_snapshot_commands(CLI::App& app, Context& context);  // snap rollback c
 void add_report_commands(CLI::App& app, Context& context);    // du check status
 void add_transfer_commands(CLI::App& app, Context& context);  // import export
 void add_import_command(CLI::App& app, Context& context);     // of these, import
-void add_lock_commands(CLI::App& app, Context& context);      // lock ls, lock break
-void add_attach_commands(CLI::App& app, Context& context);    // attach detach
+void add_migrate_command(CLI::App& app, Context& context);
+void add_lock_commands(CLI::App& app, Context& context);    // lock ls, lock break
+void add_attach_commands(CLI::App& app, Context& context);  // attach detach
 void add_bench_command(CLI::App& app, Context& context);
 // version completion; `app` has all the other verbs already.
 void add_help_commands(CLI::App& app, Context& context);

@@ -30,7 +30,7 @@ std::vector<VerbSummary> summarize(const CLI::App& app) {
       const std::string argument = option->get_positional() ? option->get_name(true) : "";
       summary.takes_volume |=
           (argument == "VOL" || argument == "DEVICE|VOL") && verb->get_name() != "create" &&
-          verb->get_name() != "import";
+          verb->get_name() != "import" && verb->get_name() != "migrate";
       summary.takes_volume |= argument == "VOL@SNAP" && verb->get_name() == "snap";
       summary.takes_snapshot |= argument == "VOL@SNAP" && verb->get_name() != "snap";
       summary.takes_file |= argument == "FILE";

@@ -26,7 +26,10 @@ Result<config::Config> Context::config() const {
 }
 
 Result<config::StoreUrl> Context::store(const config::Config& config) const {
-  const std::string text = store_text ? *store_text : config.store.value_or("rocksdb:");
+  return parse_store(store_text ? *store_text : config.store.value_or("rocksdb:"));
+}
+
+Result<config::StoreUrl> Context::parse_store(const std::string& text) {
   std::string default_directory;
   if (text == "rocksdb:") {
     ASSIGN_OR_RETURN(
@@ -58,6 +61,12 @@ Result<StoreAccess> Context::open_store(StoreAccess::Missing missing) const {
   ASSIGN_OR_RETURN(const config::StoreUrl url, store(file));
   if (missing == StoreAccess::Missing::create) RETURN_IF_ERROR(prepare_default_store(file, url));
   return StoreAccess::open(url, fdb_client(file, url), missing);
+}
+
+Result<StoreAccess> Context::open_store_at(const std::string& url, StoreAccess::Missing missing) const {
+  ASSIGN_OR_RETURN(const config::Config file, config());
+  ASSIGN_OR_RETURN(const config::StoreUrl parsed, parse_store(url));
+  return StoreAccess::open(parsed, fdb_client(file, parsed), missing);
 }
 
 Result<std::string> Context::ask(StoreAccess& access, const control::Request& request,

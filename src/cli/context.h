@@ -26,6 +26,8 @@ struct Context {
 
   // Where the store is: flag, environment, file, default.
   Result<config::StoreUrl> store(const config::Config& config) const;
+  // A URL; `rocksdb:` alone means the default place.
+  static Result<config::StoreUrl> parse_store(const std::string& text);
 
   // How FoundationDB's client is set up for `store`: URL, environment, file.
   static config::FdbClient fdb_client(const config::Config& config, const config::StoreUrl& store);
@@ -35,6 +37,8 @@ struct Context {
   Result<void> prepare_default_store(const config::Config& config, const config::StoreUrl& store) const;
 
   Result<StoreAccess> open_store(StoreAccess::Missing missing) const;
+  // The store behind a URL as --store takes it.
+  Result<StoreAccess> open_store_at(const std::string& url, StoreAccess::Missing missing) const;
 
   // Carries out one request on a connection of its own, with a progress display titled `title` where that is
   // not empty. The result's JSON.

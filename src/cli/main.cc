@@ -68,6 +68,7 @@ int run(int argc, char** argv) {
   add_volume_commands(app, context);
   add_snapshot_commands(app, context);
   add_transfer_commands(app, context);
+  add_migrate_command(app, context);
   add_report_commands(app, context);
   add_lock_commands(app, context);
   add_attach_commands(app, context);

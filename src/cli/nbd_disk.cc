@@ -2,7 +2,9 @@
 
 #include <fmt/core.h>
 #include <libnbd.h>
+#include <poll.h>
 
+#include <array>
 #include <cerrno>
 #include <cstring>
 #include <optional>
@@ -163,6 +165,41 @@ Result<void> NbdDisk::wait_below(size_t count) {
   }
   if (state_->first_error) return tl::unexpected(*state_->first_error);
   return {};
+}
+
+Result<void> NbdDisk::wait_for_either(NbdDisk& one, NbdDisk& other) {
+  const std::array<NbdDisk*, 2> disks{&one, &other};
+  std::array<pollfd, 2> polled{};
+  for (size_t i = 0; i < disks.size(); ++i) {
+    RETURN_IF_ERROR(disks.at(i)->wait_below(SIZE_MAX));  // only what failed already
+    nbd_handle* const handle = disks.at(i)->state_->handle;
+    const unsigned direction = nbd_aio_get_direction(handle);
+    polled.at(i).fd = disks.at(i)->in_flight_count() > 0 ? nbd_aio_get_fd(handle) : -1;
+    if ((direction & LIBNBD_AIO_DIRECTION_READ) != 0) polled.at(i).events |= POLLIN;
+    if ((direction & LIBNBD_AIO_DIRECTION_WRITE) != 0) polled.at(i).events |= POLLOUT;
+  }
+  ASSERT(polled[0].fd >= 0 || polled[1].fd >= 0);
+  if (::poll(polled.data(), polled.size(), -1) < 0) {
+    if (errno == EINTR) return {};
+    return fail(Errc::io, fmt::format("poll: {}", std::strerror(errno)));
+  }
+  for (size_t i = 0; i < disks.size(); ++i) {
+    if (polled.at(i).fd >= 0) RETURN_IF_ERROR(disks.at(i)->move_on(polled.at(i).revents));
+  }
+  return {};
+}
+
+Result<void> NbdDisk::move_on(short events) {
+  nbd_handle* const handle = state_->handle;
+  int done = 0;
+  // The state behind the reading may not want to write any more.
+  if ((events & (POLLIN | POLLHUP | POLLERR)) != 0) {
+    done = nbd_aio_notify_read(handle);
+  } else if ((events & POLLOUT) != 0) {
+    done = nbd_aio_notify_write(handle);
+  }
+  if (done < 0) return tl::unexpected(library_error("the connection to the volume"));
+  return wait_below(SIZE_MAX);
 }
 
 size_t NbdDisk::in_flight_count() const {

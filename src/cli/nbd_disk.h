@@ -47,6 +47,10 @@ class NbdDisk {
   Result<void> wait_below(size_t count);
   size_t in_flight_count() const;
 
+  // Waits until a request of either may have ended, or a signal came. At least one has to be in flight. Fails
+  // as wait_below().
+  static Result<void> wait_for_either(NbdDisk& one, NbdDisk& other);
+
   // What is behind [offset, offset + length), from the offset on; at least one extent.
   Result<std::vector<DiskExtent>> block_status(uint64_t offset_bytes, uint64_t length_bytes);
 
@@ -59,6 +63,8 @@ class NbdDisk {
 
   NbdDisk(std::unique_ptr<State> state, uint64_t size_bytes);
   static int on_complete(void* user_data, int* error);
+  // Takes what has come, sends what waits.
+  Result<void> move_on(short events);
 
   // Moves with the object; requests in flight point to it.
   std::unique_ptr<State> state_;
