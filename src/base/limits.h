@@ -112,6 +112,7 @@ inline constexpr auto kJobRetryDelay = std::chrono::milliseconds(200);  // of a 
 
 // Transactions.
 inline constexpr uint64_t kCommitTargetBytes = 256 * kKiB;  // group commit closes a transaction here
+inline constexpr uint32_t kMaxPartialCommits = 4;           // under way at once that hold less than that
 inline constexpr uint64_t kMaxTransactionBytes = kMiB;
 inline constexpr uint32_t kMaxMutationsPerCommit = 1000;
 inline constexpr uint32_t kMaxTransactionAttempts = 100;  // of a metadata transaction that conflicts
@@ -145,6 +146,8 @@ inline constexpr uint32_t kFdbMaxCommits = 256;                             // u
 inline constexpr auto kFdbQuickCommit = std::chrono::milliseconds(50);
 inline constexpr auto kFdbSlowCommit = std::chrono::milliseconds(250);
 inline constexpr auto kFdbRefusalPause = std::chrono::milliseconds(200);  // after the cluster refused one
+// FoundationDB slows its clients down from 900 MB on; at 1,500 MB a storage server takes no more.
+inline constexpr uint64_t kFdbStorageQueueBytes = 750'000'000;
 static_assert(kFdbTransactionBytes >= static_cast<int64_t>(2 * kMaxTransactionBytes));
 
 // Control socket.

@@ -31,12 +31,18 @@ Task<Result<void>> CommitQueue::commit(Intent& intent) {
 void CommitQueue::enqueue(Queue& queue, Intent& intent, Group& group) {
   intent.group_ = &group;
   queue.push_back(&intent);
+  queued_bytes_ += intent.estimated_bytes;
   schedule_pump();
+}
+
+bool CommitQueue::may_start() const {
+  if (is_queue_empty() || batches_count_ >= batches_limit_) return false;
+  return batches_count_ < limits::kMaxPartialCommits || queued_bytes_ >= limits::kCommitTargetBytes;
 }
 
 // Posted rather than called, so that all requests of one receive are queued before the first batch is cut.
 void CommitQueue::schedule_pump() {
-  if (pump_posted_ || batches_count_ >= batches_limit_) return;
+  if (pump_posted_ || !may_start()) return;
   pump_posted_ = true;
   executor_.post(pump_);
 }
@@ -57,13 +63,14 @@ void CommitQueue::fill(Batch& batch, Queue& queue, uint64_t bytes_limit) {
     batch.intents.push_back(&next);
     batch.bytes = bytes;
     batch.mutations_count = mutations_count;
+    queued_bytes_ -= next.estimated_bytes;
     queue.pop_front();
   }
 }
 
 void CommitQueue::start_batches() {
   pump_posted_ = false;
-  while (!is_queue_empty() && batches_count_ < batches_limit_) {
+  while (may_start()) {
     Batch batch;
     fill(batch, small_, large_.empty() ? limits::kCommitTargetBytes : limits::kCommitTargetBytes / 2);
     fill(batch, large_, limits::kCommitTargetBytes);
@@ -75,7 +82,7 @@ void CommitQueue::start_batches() {
 Task<void> CommitQueue::run_batch(std::vector<Intent*> batch) {
   const Result<void> result = co_await commit_batch(batch);
   --batches_count_;
-  if (!is_queue_empty()) schedule_pump();
+  schedule_pump();
   finish(batch, result);
 }
 

@@ -19,8 +19,9 @@ namespace fdbnbd::volume {
 
 // Group commit without a timer: what queued while earlier commits were in flight goes together, in the order
 // of arrival, up to limits::kCommitTargetBytes a transaction and as many transactions at once as the engine
-// asks for. The callers' range locks see to it that no two intents in the queue touch one block. On the
-// executor's thread.
+// asks for; beyond limits::kMaxPartialCommits only full ones, since many small transactions cost the store
+// more than few large ones. The callers' range locks see to it that no two intents in the queue touch one
+// block. On the executor's thread.
 class CommitQueue {
   class Group;
 
@@ -93,9 +94,10 @@ class CommitQueue {
   using Queue = std::deque<Intent*>;
   void enqueue(Queue& queue, Intent& intent, Group& group);
   bool is_queue_empty() const { return small_.empty() && large_.empty(); }
+  bool may_start() const;
   // Moves the first intent of `queue` to the batch, and more while it stays within the bounds.
   struct Batch;
-  static void fill(Batch& batch, Queue& queue, uint64_t bytes_limit);
+  void fill(Batch& batch, Queue& queue, uint64_t bytes_limit);
   void schedule_pump();
   void start_batches();
   Task<void> run_batch(std::vector<Intent*> batch);
@@ -111,6 +113,7 @@ class CommitQueue {
   Random random_{1};  // for back-off
   Queue small_;
   Queue large_;
+  uint64_t queued_bytes_ = 0;   // of both queues
   uint32_t batches_count_ = 0;  // in flight
   bool pump_posted_ = false;
   Pump pump_{*this};

@@ -63,7 +63,7 @@ class Process:
                 [*self.cluster.launcher, find_tool("fdbserver"), "-p", self.address, "-l", "public",
                  "-C", self.cluster.cluster_file, "-d", self.directory / "data", "-L", self.directory / "log",
                  "--locality-machineid", f"m{self.number}", "--locality-zoneid", f"z{self.number}",
-                 "--memory", "4GiB", "--cache-memory", "256MiB",
+                 "--memory", "4GiB", "--cache-memory", self.cluster.cache,
                  # The status is made from trace events, so none is left out.
                  "--logsize", "1MiB", "--maxlogssize", "10MiB"],
                 stdin=subprocess.DEVNULL, stdout=output, stderr=output, preexec_fn=die_with_parent)
@@ -95,11 +95,12 @@ class Cluster:
 
     engine: one of fdbcli's storage engines: memory, ssd. processes: one makes `single`, five or more make `double` with
     three coordinators, each process a machine of its own. host: the address to listen on. launcher: what runs fdbserver,
-    such as ["ip", "netns", "exec", NAME]; `cli` uses it, too.
+    such as ["ip", "netns", "exec", NAME]; `cli` uses it, too. cache: of each storage server, for pages of its file.
     """
 
-    def __init__(self, engine="ssd", directory=None, processes=1, host="127.0.0.1", launcher=()):
+    def __init__(self, engine="ssd", directory=None, processes=1, host="127.0.0.1", launcher=(), cache="256MiB"):
         self.engine = engine
+        self.cache = cache
         self.host = host
         self.launcher = list(launcher)
         self.redundancy = "double" if processes >= 5 else "single"

@@ -1,6 +1,7 @@
 #include "kv/fdb/pacer.h"
 
 #include <charconv>
+#include <chrono>
 #include <optional>
 #include <string_view>
 #include <utility>
@@ -32,16 +33,23 @@ constexpr LatencyWindow::Bounds kCommits = {
 // How the cluster is, as its client library tells it for the asking; one JSON object.
 constexpr std::string_view kHealthKey = "\xff\xff/metrics/health/aggregate";
 
-// The bytes in the queue of the storage server that limits the cluster; those that it can do without are left
-// out.
-std::optional<uint64_t> limiting_queue_bytes(std::string_view health) {
-  constexpr std::string_view kName = "\"limiting_storage_queue\":";
-  const size_t found = health.find(kName);
+// A number of that object.
+std::optional<uint64_t> number_of(std::string_view health, std::string_view name) {
+  const size_t found = health.find(name);
   if (found == std::string_view::npos) return std::nullopt;
-  const std::string_view text = health.substr(found + kName.size());
-  uint64_t bytes = 0;
-  if (std::from_chars(text.data(), text.data() + text.size(), bytes).ec != std::errc()) return std::nullopt;
-  return bytes;
+  const std::string_view text = health.substr(found + name.size());
+  uint64_t number = 0;
+  if (std::from_chars(text.data(), text.data() + text.size(), number).ec != std::errc()) return std::nullopt;
+  return number;
+}
+
+// The queue of the storage server that limits the cluster; those that it can do without are left out.
+std::optional<WriteRate::Queue> limiting_queue(std::string_view health) {
+  const auto bytes = number_of(health, "\"limiting_storage_queue\":");
+  const auto lag_versions = number_of(health, "\"limiting_storage_durability_lag\":");
+  if (!bytes || !lag_versions) return std::nullopt;
+  // A million versions are a second.
+  return WriteRate::Queue{*bytes, std::chrono::microseconds(*lag_versions)};
 }
 
 }  // namespace
@@ -172,8 +180,7 @@ void Pacer::on_health(const Question& question) {
   const uint8_t* value = nullptr;
   int length = 0;
   if (api_.future_get_value(question.future.get(), &present, &value, &length) != 0 || present == 0) return;
-  if (const auto queue_bytes = limiting_queue_bytes(view_of(value, length)))
-    rate_.on_queue(clock_.now(), *queue_bytes);
+  if (const auto queue = limiting_queue(view_of(value, length))) rate_.on_queue(clock_.now(), *queue);
 }
 
 void Pacer::on_commit_ended(MonotonicTime started_at, bool is_refused) {

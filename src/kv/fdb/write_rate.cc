@@ -5,41 +5,64 @@
 
 namespace fdbnbd::kv::fdb {
 
-Duration WriteRate::reserve(MonotonicTime now, uint64_t bytes) {
-  bytes_since_ += bytes;
-  if (bytes_per_second_ == 0) return Duration::zero();
-  next_turn_ = std::max(next_turn_, now - Duration(kBurst));
-  const Duration wait = next_turn_ - now;
-  const std::chrono::duration<double> takes(static_cast<double>(bytes) / bytes_per_second_);
-  next_turn_ += std::chrono::duration_cast<Duration>(takes);
-  return std::max(wait, Duration::zero());
+namespace {
+
+double seconds(Duration duration) {
+  return std::chrono::duration<double>(duration).count();
 }
 
-void WriteRate::on_queue(MonotonicTime now, uint64_t queue_bytes) {
-  const std::chrono::duration<double> interval = now - looked_at_;
-  const double seconds = std::max(interval.count(), 1e-3);
-  const double written = static_cast<double>(bytes_since_) / seconds;
-  const double growth = (static_cast<double>(queue_bytes) - static_cast<double>(queue_bytes_)) / seconds;
-  growth_ += kSmoothing * (growth - growth_);
+constexpr auto kTargetBytes = static_cast<double>(limits::kFdbStorageQueueBytes);
+
+}  // namespace
+
+void WriteRate::History::add(MonotonicTime now, uint64_t bytes) {
+  const int64_t number = now.time_since_epoch() / kStep;
+  Step& step = steps_[static_cast<size_t>(number % kStepsCount)];
+  if (step.number != number) step = {number, 0};
+  step.bytes += bytes;
+}
+
+double WriteRate::History::bytes_before(MonotonicTime end, Duration length) const {
+  const int64_t last = end.time_since_epoch() / kStep;
+  const int64_t first = last - length / kStep;
+  uint64_t bytes = 0;
+  for (const Step& step : steps_)
+    if (step.number > first && step.number <= last) bytes += step.bytes;
+  return static_cast<double>(bytes);
+}
+
+Duration WriteRate::reserve(MonotonicTime now, uint64_t bytes) {
+  if (now - looked_at_ >= kForget) is_bound_ = false;
+  Duration wait = Duration::zero();
+  if (is_bound_) {
+    next_turn_ = std::max(next_turn_, now - Duration(kBurst));
+    wait = std::max(next_turn_ - now, Duration::zero());
+    const std::chrono::duration<double> takes(static_cast<double>(bytes) / bytes_per_second(now));
+    next_turn_ += std::chrono::duration_cast<Duration>(takes);
+  }
+  written_.add(now, bytes);
+  return wait;
+}
+
+double WriteRate::bytes_per_second(MonotonicTime now) const {
+  if (!is_bound_) return 0;
+  const double in_queue = (kTargetBytes - backlog_bytes_) / cost_;
+  const double lasting = in_queue / seconds(kKept);
+  const double missing = in_queue - written_.bytes_before(now, kKept);
+  return std::max(lasting + missing / seconds(kHorizon), kLeast);
+}
+
+void WriteRate::on_queue(MonotonicTime now, const Queue& queue) {
   looked_at_ = now;
-  bytes_since_ = 0;
-  queue_bytes_ = queue_bytes;
-  if (queue_bytes < kCalmBytes) {
-    bytes_per_second_ *= kGrow;
-    if (bytes_per_second_ > kUnbounded || interval >= kForget) bytes_per_second_ = 0;
-    return;
-  }
-  const double wanted_growth =
-      (static_cast<double>(kTargetBytes) - static_cast<double>(queue_bytes)) / kHorizon_s;
-  if (bytes_per_second_ == 0) {
-    // The first bound has to hold: a queue that nothing bounded may be full at the next look.
-    growth_ = std::max(growth_, growth);
-    bytes_per_second_ = written + (wanted_growth - growth_) / kQueueCost;
-  } else {
-    bytes_per_second_ =
-        std::min(bytes_per_second_, kHeadroom * written) + kGain * (wanted_growth - growth_) / kQueueCost;
-  }
-  bytes_per_second_ = std::max(bytes_per_second_, kLeast);
+  is_bound_ = queue.bytes >= kShortQueueBytes;
+  if (!is_bound_) return;
+  const auto queue_bytes = static_cast<double>(queue.bytes);
+  const double written = std::max(written_.bytes_before(now - kDelay, kKept), 1e6);
+  // Where all of it is older than that, all waits for the disk.
+  const double waiting_share = queue.age > kKept ? 1 - seconds(kKept) / seconds(queue.age) : 0;
+  backlog_bytes_ = queue_bytes * waiting_share;
+  cost_ = std::clamp((queue_bytes - backlog_bytes_) / written, kLeastCost, kMostCost);
+  backlog_bytes_ = std::min(std::max(backlog_bytes_, queue_bytes - cost_ * written), kTargetBytes);
 }
 
 }  // namespace fdbnbd::kv::fdb

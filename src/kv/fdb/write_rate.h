@@ -1,55 +1,82 @@
 #pragma once
 
+#include <array>
 #include <chrono>
 #include <cstdint>
 
 #include "base/clock.h"
+#include "base/limits.h"
 
 namespace fdbnbd::kv::fdb {
 
-// How many bytes a second may be written, steered by what the storage servers have taken and not yet put on
-// their disks. There is no bound until that grows; from then on it is held at kTargetBytes, which is to write
-// what the disks follow. Pure; not synchronised.
+// How many bytes a second may be written, so that the queue of no storage server grows above
+// limits::kFdbStorageQueueBytes: what it has taken and not yet put on its disk. There is no bound while the
+// queue is short. Pure; not synchronised.
+//
+// A storage server keeps the changes of the last five seconds in its queue however fast its disk is; what is
+// older waits for the disk, and the server tells how old that is. From the two follows how much a byte that
+// is written adds to the queue (`cost_`), and how much of the queue is the disk's (`backlog_bytes_`). Written
+// is what keeps cost_ × (bytes of the last kKept) + backlog_bytes_ at the target.
 class WriteRate {
  public:
-  // The queue of a storage server. It has the changes of the last five seconds in any case. FoundationDB
-  // itself slows its clients from 900 MB on; at 1,500 MB a storage server takes no more, and reads of what is
-  // new wait.
-  static constexpr uint64_t kTargetBytes = 600'000'000;
-  // Up to here nothing is known about the disks, and the rate grows.
-  static constexpr uint64_t kCalmBytes = 250'000'000;
+  // Up to here the queue is short.
+  static constexpr uint64_t kShortQueueBytes = limits::kFdbStorageQueueBytes / 2;
   // Between two looks at the queue: FoundationDB's client renews what it knows no more often.
   static constexpr auto kInterval = std::chrono::milliseconds(500);
 
   // Takes the turn of a commit of `bytes`: how long it has to wait. In the order of the calls.
   Duration reserve(MonotonicTime now, uint64_t bytes);
-  // The queue of the storage server that limits, as of now.
-  void on_queue(MonotonicTime now, uint64_t queue_bytes);
+
+  // The storage server that limits, as of about now.
+  struct Queue {
+    uint64_t bytes = 0;
+    Duration age{};  // of the oldest change in it
+  };
+  void on_queue(MonotonicTime now, const Queue& queue);
 
   // 0: no bound.
-  double bytes_per_second() const { return bytes_per_second_; }
+  double bytes_per_second(MonotonicTime now) const;
 
  private:
-  static constexpr double kLeast = 8e6;  // bytes a second
-  static constexpr double kUnbounded = 4e9;
-  static constexpr double kGrow = 1.5;       // of a rate while the queue is calm
-  static constexpr double kHorizon_s = 5;    // until the target is reached
-  static constexpr double kQueueCost = 2;    // what a byte counts for in a queue
-  static constexpr double kGain = 0.3;       // of what is amiss, corrected at each look
-  static constexpr double kSmoothing = 0.3;  // weight of the newest growth
-  // How far above what was written a rate that is not used up stays.
-  static constexpr double kHeadroom = 1.5;
+  // Bytes by the time at which they were reserved, for as long as it takes to compare them with a queue.
+  class History {
+   public:
+    void add(MonotonicTime now, uint64_t bytes);
+    // In the `length` before `end`, to kStep.
+    double bytes_before(MonotonicTime end, Duration length) const;
+
+   private:
+    static constexpr auto kStep = std::chrono::milliseconds(125);
+    static constexpr int64_t kStepsCount = 64;
+
+    struct Step {
+      int64_t number = -1;
+      uint64_t bytes = 0;
+    };
+    std::array<Step, kStepsCount> steps_;
+  };
+
+  // Five seconds by design, and about one until it is written.
+  static constexpr auto kKept = std::chrono::seconds(6);
+  // Within which the target is reached. Longer ones let the queue grow too far, shorter ones are restless.
+  static constexpr auto kHorizon = std::chrono::seconds(2);
+  // How old the queue is that the cluster tells: up to half a second.
+  static constexpr auto kDelay = std::chrono::milliseconds(250);
+  // A byte is counted twice by the server that stores it, and more for its row; others may store other ones.
+  static constexpr double kMostCost = 2.3;
+  static constexpr double kLeastCost = 0.01;
+  static constexpr double kLeast = 4e6;  // bytes a second
   // Without a look for so long nothing is known any more.
   static constexpr auto kForget = std::chrono::seconds(5);
   // What may be written at once after a pause.
   static constexpr auto kBurst = std::chrono::milliseconds(50);
 
-  double bytes_per_second_ = 0;
+  History written_;
+  bool is_bound_ = false;
+  double cost_ = kMostCost;
+  double backlog_bytes_ = 0;
   MonotonicTime next_turn_{};
   MonotonicTime looked_at_{};
-  uint64_t bytes_since_ = 0;  // reserved since looked_at_
-  uint64_t queue_bytes_ = 0;  // then
-  double growth_ = 0;         // of the queue, bytes a second, smoothed
 };
 
 }  // namespace fdbnbd::kv::fdb
