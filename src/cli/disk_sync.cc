@@ -6,7 +6,6 @@
 #include <cstring>
 #include <utility>
 
-#include "base/assert.h"
 #include "base/bytes.h"
 #include "base/limits.h"
 #include "cli/transfer.h"
@@ -60,7 +59,8 @@ Result<void> DiskSync::run(RangeSource& ranges) {
 
 Result<void> DiskSync::add(DiskRange range) {
   const uint64_t end_bytes = range.offset_bytes + range.length_bytes;
-  ASSERT(end_bytes <= from_.size_bytes() && end_bytes <= to_.size_bytes());
+  if (end_bytes > from_.size_bytes() || end_bytes > to_.size_bytes())
+    return fail(Errc::past_end, "somebody has made it smaller meanwhile");
   uint64_t offset_bytes = range.offset_bytes;
   while (offset_bytes < end_bytes) {
     RETURN_IF_ERROR(check_interrupt());

@@ -4,6 +4,7 @@
 #include <deque>
 #include <memory>
 #include <optional>
+#include <utility>
 #include <vector>
 
 #include "base/result.h"
@@ -46,11 +47,11 @@ class DiskSync {
     compare,  // what differs ends it: Errc::differs, with the offset
   };
 
-  // All outlive it. Both disks have the bytes that ranges name.
+  // All outlive it.
   DiskSync(NbdDisk& from, NbdDisk& to, Mode mode, ProgressDisplay& display)
       : from_(from), to_(to), mode_(mode), display_(display), from_extents_(from), to_extents_(to) {}
 
-  // Once. Errc::cancelled after an interrupt.
+  // Once. Errc::cancelled after an interrupt; past_end where a disk lacks what a range names.
   Result<void> run(RangeSource& ranges);
 
   // Written, or made zero.

@@ -227,9 +227,6 @@ Result<uint64_t> Migration::copy_point(const Point& point, NbdDisk* live) {
         control::ResizeRequest{.name = copy_, .size_bytes = point.size_bytes, .allow_shrink = true}));
   }
   const std::string name = source_name(point);
-  const std::optional<std::string> before =
-      copied_.empty() ? std::nullopt : std::optional(copied_.back().name);
-  ASSIGN_OR_RETURN(const auto ranges, differences(point, before, false));
   std::optional<NbdDisk> opened;
   if (live == nullptr) {
     ASSIGN_OR_RETURN(NbdDisk snapshot, open_disk(source_, name));
@@ -238,23 +235,20 @@ Result<uint64_t> Migration::copy_point(const Point& point, NbdDisk* live) {
   ASSIGN_OR_RETURN(NbdDisk to, open_disk(destination_, copy_));
   ProgressDisplay display("Copying " + name, context_.shows_bar());
   DiskSync sync(*live, to, DiskSync::Mode::copy, display);
-  if (const auto done = sync.run(*ranges); !done) return with_context(done.error(), name);
+  SingleRange whole({0, point.size_bytes});
+  if (const auto done = sync.run(whole); !done) return with_context(done.error(), name);
   return sync.changed_bytes();
 }
 
 Result<void> Migration::compare_all(NbdDisk& live) {
-  std::optional<std::string> before;
-  for (const SnapshotInfo& snapshot : copied_) {
-    RETURN_IF_ERROR(compare({snapshot.name, snapshot.size_bytes}, before, nullptr));
-    before = snapshot.name;
-  }
-  return compare({std::nullopt, source_info_.size_bytes}, before, &live);
+  for (const SnapshotInfo& snapshot : copied_)
+    RETURN_IF_ERROR(compare({snapshot.name, snapshot.size_bytes}, nullptr));
+  return compare({std::nullopt, source_info_.size_bytes}, &live);
 }
 
-Result<void> Migration::compare(const Point& point, const std::optional<std::string>& before, NbdDisk* live) {
+Result<void> Migration::compare(const Point& point, NbdDisk* live) {
   const std::string name = source_name(point);
   const std::string copy_name = point.snapshot ? copy_ + '@' + *point.snapshot : copy_;
-  ASSIGN_OR_RETURN(const auto ranges, differences(point, before, true));
   std::optional<NbdDisk> opened;
   if (live == nullptr) {
     ASSIGN_OR_RETURN(NbdDisk snapshot, open_disk(source_, name));
@@ -266,7 +260,8 @@ Result<void> Migration::compare(const Point& point, const std::optional<std::str
   if (live->size_bytes() != to.size_bytes()) {
     same = fail(Errc::differs, fmt::format("they have {} and {} bytes", live->size_bytes(), to.size_bytes()));
   } else {
-    same = DiskSync(*live, to, DiskSync::Mode::compare, display).run(*ranges);
+    SingleRange whole({0, point.size_bytes});
+    same = DiskSync(*live, to, DiskSync::Mode::compare, display).run(whole);
   }
   if (same) return {};
   const std::string what = fmt::format("{} and its copy", name);
@@ -328,12 +323,6 @@ Result<void> Migration::remove_rounds(StoreAccess& access, const std::string& vo
     RETURN_IF_ERROR(when_free(access, control::RemoveRequest{volume + '@' + snapshot.name}));
   }
   return {};
-}
-
-Result<std::unique_ptr<RangeSource>> Migration::differences(const Point& point,
-                                                            const std::optional<std::string>& /*before*/,
-                                                            bool /*is_copied*/) const {
-  return std::make_unique<SingleRange>(DiskRange{0, point.size_bytes});
 }
 
 }  // namespace fdbnbd::cli

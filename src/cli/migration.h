@@ -2,7 +2,6 @@
 
 #include <chrono>
 #include <cstdint>
-#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
@@ -80,7 +79,7 @@ class Migration {
   // Makes the copy as the source is at `point`, which comes behind its newest snapshot. `live` is the
   // source's volume where it is open already. How much was written.
   Result<uint64_t> copy_point(const Point& point, NbdDisk* live);
-  Result<void> compare(const Point& point, const std::optional<std::string>& before, NbdDisk* live);
+  Result<void> compare(const Point& point, NbdDisk* live);
   Result<void> compare_all(NbdDisk& live);
   // Nobody has changed the source since it was looked at.
   Result<void> check_unchanged() const;
@@ -91,11 +90,6 @@ class Migration {
                              const std::vector<volume::SnapshotInfo>& snapshots,
                              const std::string& but) const;
 
-  // What can differ between source and copy at `point` where both are alike at snapshot `before`, or anything
-  // where that is none.
-  Result<std::unique_ptr<RangeSource>> differences(const Point& point,
-                                                   const std::optional<std::string>& before,
-                                                   bool is_copied) const;
   std::string source_name(const Point& point) const;
 
   const Context& context_;
