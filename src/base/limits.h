@@ -101,8 +101,8 @@ inline constexpr auto kHandoverPoll = std::chrono::milliseconds(20);
 inline constexpr auto kTakeoverGrace = std::chrono::seconds(60);  // for the clients to come over
 
 // Snapshots.
-inline constexpr uint32_t kMaxVolumesPerSnapshot = 1000;  // of one instant
-inline constexpr uint32_t kMaxGroupMembers = kMaxVolumesPerSnapshot;
+inline constexpr uint32_t kMaxVolumesPerSnapshot = 1000;   // of one instant
+inline constexpr uint32_t kMaxGroupMembers = 256;          // which are rolled back in one transaction
 inline constexpr uint32_t kMaxSnapshotsPerRemoval = 1000;  // of one transaction
 inline constexpr uint64_t kMergeStepBytes = 256 * kKiB;    // of blocks that one step moves to another layer
 inline constexpr uint32_t kMergeStepsPerTurn = 64;         // then other jobs and openers get a turn

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstdint>
 #include <string>
 
 #include "cli/context.h"
@@ -20,13 +21,19 @@ void add_report_commands(CLI::App& app, Context& context);    // du check status
 void add_transfer_commands(CLI::App& app, Context& context);  // import export
 void add_import_command(CLI::App& app, Context& context);     // of these, import
 void add_migrate_command(CLI::App& app, Context& context);
-void add_lock_commands(CLI::App& app, Context& context);    // lock ls, lock break
-void add_attach_commands(CLI::App& app, Context& context);  // attach detach
+void add_trash_commands(CLI::App& app, Context& context);     // trash ls, trash restore, trash purge
+void add_property_commands(CLI::App& app, Context& context);  // label set, label rm, label ls, quota set
+void add_group_commands(CLI::App& app, Context& context);     // group create rm add remove snap rollback ls
+void add_lock_commands(CLI::App& app, Context& context);      // lock ls, lock break
+void add_attach_commands(CLI::App& app, Context& context);    // attach detach
 void add_bench_command(CLI::App& app, Context& context);
 // version completion; `app` has all the other verbs already.
 void add_help_commands(CLI::App& app, Context& context);
 
 // "fdb-nbd 0.1.0".
 std::string version_line();
+
+// A size above zero, or "none", which is 0.
+Result<uint64_t> parse_quota(const std::string& text);
 
 }  // namespace fdbnbd::cli

@@ -21,19 +21,34 @@ std::vector<std::string> long_flags(const CLI::App& app) {
   return flags;
 }
 
+bool is_any_verb(const CLI::App*) {
+  return true;
+}
+
+// What the arguments of `verb`, called `name`, complete to.
+void take_arguments(const CLI::App& verb, const std::string& name, VerbSummary& summary) {
+  for (const std::string& flag : long_flags(verb)) {
+    if (std::ranges::find(summary.flags, flag) == summary.flags.end()) summary.flags.push_back(flag);
+  }
+  for (const CLI::Option* option : verb.get_options()) {
+    const std::string argument = option->get_positional() ? option->get_name(true) : "";
+    summary.takes_volume |= (argument == "VOL" || argument == "DEVICE|VOL") && name != "create" &&
+                            name != "import" && name != "migrate";
+    summary.takes_volume |= argument == "VOL@SNAP" && name == "snap";
+    summary.takes_snapshot |= argument == "VOL@SNAP" && name != "snap";
+    summary.takes_file |= argument == "FILE";
+  }
+}
+
 std::vector<VerbSummary> summarize(const CLI::App& app) {
   std::vector<VerbSummary> verbs;
-  for (const CLI::App* verb : app.get_subcommands([](const CLI::App*) { return true; })) {
+  for (const CLI::App* verb : app.get_subcommands(is_any_verb)) {
     VerbSummary summary{
-        .name = verb->get_name(), .description = verb->get_description(), .flags = long_flags(*verb)};
-    for (const CLI::Option* option : verb->get_options()) {
-      const std::string argument = option->get_positional() ? option->get_name(true) : "";
-      summary.takes_volume |=
-          (argument == "VOL" || argument == "DEVICE|VOL") && verb->get_name() != "create" &&
-          verb->get_name() != "import" && verb->get_name() != "migrate";
-      summary.takes_volume |= argument == "VOL@SNAP" && verb->get_name() == "snap";
-      summary.takes_snapshot |= argument == "VOL@SNAP" && verb->get_name() != "snap";
-      summary.takes_file |= argument == "FILE";
+        .name = verb->get_name(), .description = verb->get_description(), .flags = {}, .verbs = {}};
+    take_arguments(*verb, verb->get_name(), summary);
+    for (const CLI::App* below : verb->get_subcommands(is_any_verb)) {
+      summary.verbs.push_back(below->get_name());
+      take_arguments(*below, verb->get_name() + " " + below->get_name(), summary);
     }
     verbs.push_back(std::move(summary));
   }

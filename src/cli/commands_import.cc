@@ -160,7 +160,8 @@ class Import {
     if (done) return {};
     if (arguments_.keep_partial) {
       done.error().what += fmt::format("; what was copied is in volume {}", partial);
-    } else if (const auto removed = when_free(control::RemoveRequest{partial}); !removed) {
+    } else if (const auto removed = when_free(control::RemoveRequest{.name = partial, .now = true});
+               !removed) {
       done.error().what += fmt::format("; and volume {} is left: {}", partial, removed.error().what);
     }
     return done;
@@ -174,7 +175,7 @@ class Import {
     auto created = context_.ask(access_, create);
     if (!created && created.error().code == Errc::exists) {
       // Left by an import that was killed, or another one at work, which keeps it busy.
-      RETURN_IF_ERROR(context_.ask(access_, control::RemoveRequest{name}));
+      RETURN_IF_ERROR(context_.ask(access_, control::RemoveRequest{.name = name, .now = true}));
       created = context_.ask(access_, create);
     }
     RETURN_IF_ERROR(created);

@@ -19,25 +19,28 @@ struct ReportOptions {
 
 std::string usage_table(const std::vector<volume::VolumeUsage>& usages) {
   std::vector<std::vector<std::string>> rows;
-  uint64_t used_bytes = 0;
-  uint64_t stored_bytes = 0;
+  const auto add = [&](std::string name, std::string size, const volume::SpaceUsage& space) {
+    rows.push_back({std::move(name), std::move(size), format_size(space.used_bytes),
+                    format_size(space.unique_bytes), format_size(space.shared_bytes)});
+  };
   for (const auto& usage : usages) {
-    rows.push_back({usage.name, format_size(usage.size_bytes), format_size(usage.used_bytes),
-                    format_size(usage.stored_bytes)});
-    used_bytes += usage.used_bytes;
-    stored_bytes += usage.stored_bytes;
+    add(usage.name, format_size(usage.size_bytes), usage.space);
+    for (const auto& snapshot : usage.snapshots) add(usage.name + '@' + snapshot.name, "", snapshot.space);
   }
-  if (usages.size() != 1) rows.push_back({"(all)", "", format_size(used_bytes), format_size(stored_bytes)});
   return format_table({{"NAME"},
                        {.title = "SIZE", .right_aligned = true},
                        {.title = "USED", .right_aligned = true},
-                       {.title = "STORED", .right_aligned = true}},
+                       {.title = "UNIQUE", .right_aligned = true},
+                       {.title = "SHARED", .right_aligned = true}},
                       rows);
 }
 
 void add_usage(CLI::App& app, Context& context) {
   auto options = std::make_shared<ReportOptions>();
-  CLI::App* verb = app.add_subcommand("du", "Tell what volumes really take, before and after compression");
+  CLI::App* verb = app.add_subcommand(
+      "du",
+      "Tell what volumes and snapshots take: USED before compression, as it reads; of what is "
+      "stored for that, UNIQUE comes back when this one alone is removed, SHARED does not");
   verb->add_option("VOL", options->name, "The volume; all of them where none is named");
   verb->add_flag("--json", options->json, "As JSON");
   verb->callback([options, &context] {

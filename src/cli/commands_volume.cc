@@ -23,6 +23,7 @@ void add_create(CLI::App& app, Context& context) {
     std::string size;
     std::string block_size = fmt::format("{}K", volume::CreateOptions{}.block_bytes / limits::kKiB);
     std::string compression = std::string(volume::compression_name(volume::CreateOptions{}.compression));
+    std::string quota = "none";
   };
   auto options = std::make_shared<Options>();
   CLI::App* verb =
@@ -33,6 +34,8 @@ void add_create(CLI::App& app, Context& context) {
                    "What is stored, compressed and verified as one: 4K to 64K")
       ->capture_default_str();
   verb->add_option("--compression", options->compression, "none, lz4 or zstd")->capture_default_str();
+  verb->add_option("--quota", options->quota, "Bound of what it may use, as 5G, or none")
+      ->capture_default_str();
   verb->callback([options, &context] {
     context.run = [options, &context]() -> Result<void> {
       control::CreateRequest request{.name = options->name};
@@ -43,6 +46,7 @@ void add_create(CLI::App& app, Context& context) {
       }
       request.block_bytes = static_cast<uint32_t>(block_bytes);
       ASSIGN_OR_RETURN(request.compression, volume::parse_compression(options->compression));
+      ASSIGN_OR_RETURN(request.quota_bytes, parse_quota(options->quota));
       RETURN_IF_ERROR(context.ask(request, StoreAccess::Missing::create));
       return {};
     };
@@ -75,15 +79,19 @@ void add_list(CLI::App& app, Context& context) {
     bool json = false;
     bool names = false;
     bool snapshots = false;
+    std::vector<std::string> labels;
   };
   auto options = std::make_shared<Options>();
   CLI::App* verb = app.add_subcommand("ls", "List the volumes")->alias("list");
   verb->add_flag("--json", options->json, "As JSON");
   verb->add_flag("--names", options->names, "Nothing but the names, one a line");
   verb->add_flag("--snapshots", options->snapshots, "The snapshots too; --json always has them");
+  verb->add_option("--label", options->labels,
+                   "KEY or KEY=VALUE, repeatable: only volumes that have them all")
+      ->allow_extra_args(false);
   verb->callback([options, &context] {
     context.run = [options, &context]() -> Result<void> {
-      ASSIGN_OR_RETURN(const std::string result, context.ask(control::ListRequest{}));
+      ASSIGN_OR_RETURN(const std::string result, context.ask(control::ListRequest{options->labels}));
       if (options->json) return print(result + "\n"), Result<void>();
       ASSIGN_OR_RETURN(const auto volumes, control::read_volumes(result));
       if (!options->names) return print(volumes_table(volumes, options->snapshots)), Result<void>();
@@ -114,15 +122,21 @@ void add_info(CLI::App& app, Context& context) {
       std::string snapshots;
       for (const auto& snapshot : volume.snapshots)
         snapshots += (snapshots.empty() ? "" : ", ") + snapshot.name;
-      print(format_fields({{"Name", volume.name},
-                           {"Size", format_size_exactly(volume.size_bytes)},
-                           {"Used", format_size_exactly(volume.used_bytes)},
-                           {"Block size", format_size(volume.block_bytes)},
-                           {"Compression", std::string(volume::compression_name(volume.compression))},
-                           {"Created", control::format_time(volume.created)},
-                           {"Read-only", volume.read_only ? "yes" : "no"},
-                           {"Sessions", sessions_text(volume.sessions_count)},
-                           {"Snapshots", snapshots.empty() ? "none" : snapshots}}));
+      std::string labels;
+      for (const auto& [key, value] : volume.labels)
+        labels += fmt::format("{}{}={}", labels.empty() ? "" : ", ", key, value);
+      print(format_fields(
+          {{"Name", volume.name},
+           {"Size", format_size_exactly(volume.size_bytes)},
+           {"Used", format_size_exactly(volume.used_bytes)},
+           {"Block size", format_size(volume.block_bytes)},
+           {"Compression", std::string(volume::compression_name(volume.compression))},
+           {"Created", control::format_time(volume.created)},
+           {"Quota", volume.quota_bytes == 0 ? "none" : format_size_exactly(volume.quota_bytes)},
+           {"Labels", labels.empty() ? "none" : labels},
+           {"Read-only", volume.read_only ? "yes" : "no"},
+           {"Sessions", sessions_text(volume.sessions_count)},
+           {"Snapshots", snapshots.empty() ? "none" : snapshots}}));
       return {};
     };
   });
@@ -153,19 +167,31 @@ void add_remove(CLI::App& app, Context& context) {
   struct Options {
     std::string name;
     bool with_snapshots = false;
+    bool now = false;
   };
   auto options = std::make_shared<Options>();
-  CLI::App* verb = app.add_subcommand("rm", "Remove a volume and its data, or a snapshot")
-                       ->alias("remove")
-                       ->alias("delete");
+  CLI::App* verb =
+      app.add_subcommand("rm",
+                         "Remove a volume and its data, or a snapshot. Volumes go to the trash for a day, "
+                         "where trash restore brings them back from, and take their space until then")
+          ->alias("remove")
+          ->alias("delete");
   verb->add_option("VOL", options->name, "The volume, or VOL@SNAP")->required();
   verb->add_flag(
       "--snapshots", options->with_snapshots,
       "With all its snapshots; without this a volume that has any is kept. Clones stay as they are");
+  verb->add_flag("--now", options->now, "Not by way of the trash: the space comes back at once");
   verb->callback([options, &context] {
     context.run = [options, &context]() -> Result<void> {
-      RETURN_IF_ERROR(context.ask(
-          control::RemoveRequest{.name = options->name, .with_snapshots = options->with_snapshots}));
+      ASSIGN_OR_RETURN(
+          const std::string result,
+          context.ask(control::RemoveRequest{
+              .name = options->name, .with_snapshots = options->with_snapshots, .now = options->now}));
+      ASSIGN_OR_RETURN(const auto trashed, control::read_removed(result));
+      if (trashed) {
+        print(fmt::format("volume {} is in the trash until {}; to get it back: fdb-nbd trash restore {}\n",
+                          trashed->name, control::format_time(trashed->expires), trashed->id));
+      }
       return {};
     };
   });

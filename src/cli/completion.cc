@@ -43,16 +43,17 @@ std::string names_where(const std::vector<VerbSummary>& verbs, bool VerbSummary:
 std::string bash_script(const std::vector<VerbSummary>& verbs, const std::vector<std::string>& global_flags) {
   std::string cases;
   for (const auto& verb : verbs)
-    cases += fmt::format("    {}) flags={} ;;\n", verb.name, quoted(joined(verb.flags)));
+    cases += fmt::format("    {}) flags={} below={} ;;\n", verb.name, quoted(joined(verb.flags)),
+                         quoted(joined(verb.verbs)));
   return fmt::format(
       R"SHELL(# bash completion for fdb-nbd; see `fdb-nbd completion --help`.
 _fdb_nbd() {{
-  local word=${{COMP_WORDS[COMP_CWORD]}} verb= store=() flags= i
+  local word=${{COMP_WORDS[COMP_CWORD]}} verb= second= below= store=() flags= i
   for ((i = 1; i < COMP_CWORD; i++)); do
     case ${{COMP_WORDS[i]}} in
       --store|--config) store+=("${{COMP_WORDS[i]}}" "${{COMP_WORDS[i + 1]}}"); ((i++)) ;;
       -*) ;;
-      *) [ -z "$verb" ] && verb=${{COMP_WORDS[i]}} ;;
+      *) if [ -z "$verb" ]; then verb=${{COMP_WORDS[i]}}; else second=${{COMP_WORDS[i]}}; fi ;;
     esac
   done
   case $verb in
@@ -60,6 +61,10 @@ _fdb_nbd() {{
 {2}  esac
   if [[ $word == -* ]]; then
     mapfile -t COMPREPLY < <(compgen -W "$flags {1}" -- "$word")
+    return
+  fi
+  if [[ -n $below && -z $second ]]; then
+    mapfile -t COMPREPLY < <(compgen -W "$below" -- "$word")
     return
   fi
   COMPREPLY=()
@@ -90,20 +95,21 @@ std::string zsh_script(const std::vector<VerbSummary>& verbs, const std::vector<
   std::string cases;
   for (const auto& verb : verbs) {
     described += fmt::format("    {}\n", quoted(verb.name + ":" + verb.description));
-    cases += fmt::format("    {}) flags=({}) ;;\n", verb.name, joined(verb.flags));
+    cases +=
+        fmt::format("    {}) flags=({}) below=({}) ;;\n", verb.name, joined(verb.flags), joined(verb.verbs));
   }
   return fmt::format(R"SHELL(#compdef fdb-nbd
 # zsh completion for fdb-nbd; see `fdb-nbd completion --help`.
 _fdb_nbd() {{
-  local -a verbs flags store volumes
-  local verb i
+  local -a verbs flags below store volumes
+  local verb second i
   verbs=(
 {0}  )
   for ((i = 2; i < CURRENT; i++)); do
     case $words[i] in
       --store|--config) store+=($words[i] $words[i+1]); ((i++)) ;;
       -*) ;;
-      *) [[ -z $verb ]] && verb=$words[i] ;;
+      *) if [[ -z $verb ]]; then verb=$words[i]; else second=$words[i]; fi ;;
     esac
   done
   if [[ -z $verb ]]; then
@@ -115,6 +121,10 @@ _fdb_nbd() {{
 {2}  esac
   if [[ $PREFIX == -* ]]; then
     compadd -- $flags {1}
+    return
+  fi
+  if (( $#below )) && [[ -z $second ]]; then
+    compadd -- $below
     return
   fi
   case $verb in
@@ -148,6 +158,8 @@ std::string fish_script(const std::vector<VerbSummary>& verbs, const std::vector
       if (flag.starts_with("--"))
         text += fmt::format("complete -c fdb-nbd {} -l {}\n", condition, flag.substr(2));
     }
+    if (!verb.verbs.empty())
+      text += fmt::format("complete -c fdb-nbd {} -a {}\n", condition, quoted(joined(verb.verbs)));
     if (verb.takes_volume)
       text += fmt::format("complete -c fdb-nbd {} -a '(fdb-nbd ls --names 2>/dev/null)'\n", condition);
     if (verb.takes_snapshot) {

@@ -11,9 +11,10 @@ namespace fdbnbd::cli {
 struct VerbSummary {
   std::string name;
   std::string description;
-  std::vector<std::string> flags;  // "--json"
-  bool takes_volume = false;       // as its first argument
-  bool takes_snapshot = false;     // the same
+  std::vector<std::string> flags;       // "--json"; with those of the verbs below it
+  std::vector<std::string> verbs = {};  // below it, as "ls" of "lock ls"
+  bool takes_volume = false;            // as its first argument
+  bool takes_snapshot = false;          // the same
   bool takes_file = false;
 };
 

@@ -3,6 +3,7 @@
 #include <fmt/core.h>
 #include <unistd.h>
 
+#include <chrono>
 #include <cstdlib>
 #include <filesystem>
 #include <system_error>
@@ -15,6 +16,15 @@ namespace fdbnbd::cli {
 namespace {
 
 constexpr uint32_t kMaxReadAttempts = 5;
+
+// The server in this process, where none is running.
+server::ServerOptions local_server(const config::Config& file, const config::StoreUrl& store) {
+  server::ServerOptions options;
+  options.store = store;
+  options.fdb = Context::fdb_client(file, store);
+  if (file.trash_retention_s) options.trash_retention = std::chrono::seconds(*file.trash_retention_s);
+  return options;
+}
 
 }  // namespace
 
@@ -60,13 +70,13 @@ Result<StoreAccess> Context::open_store(StoreAccess::Missing missing) const {
   ASSIGN_OR_RETURN(const config::Config file, config());
   ASSIGN_OR_RETURN(const config::StoreUrl url, store(file));
   if (missing == StoreAccess::Missing::create) RETURN_IF_ERROR(prepare_default_store(file, url));
-  return StoreAccess::open(url, fdb_client(file, url), missing);
+  return StoreAccess::open(local_server(file, url), missing);
 }
 
 Result<StoreAccess> Context::open_store_at(const std::string& url, StoreAccess::Missing missing) const {
   ASSIGN_OR_RETURN(const config::Config file, config());
   ASSIGN_OR_RETURN(const config::StoreUrl parsed, parse_store(url));
-  return StoreAccess::open(parsed, fdb_client(file, parsed), missing);
+  return StoreAccess::open(local_server(file, parsed), missing);
 }
 
 Result<std::string> Context::ask(StoreAccess& access, const control::Request& request,

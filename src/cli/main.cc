@@ -66,7 +66,10 @@ int run(int argc, char** argv) {
       "7 store unreachable, 8 no space, 9 corruption found, 10 differs.");
   add_serve_command(app, context);
   add_volume_commands(app, context);
+  add_trash_commands(app, context);
+  add_property_commands(app, context);
   add_snapshot_commands(app, context);
+  add_group_commands(app, context);
   add_transfer_commands(app, context);
   add_migrate_command(app, context);
   add_report_commands(app, context);

@@ -98,6 +98,7 @@ Result<server::ServerOptions> server_options(const ServeFlags& flags, const conf
     options.lease_duration =
         std::chrono::duration_cast<Duration>(std::chrono::duration<double>(*flags.lease_s));
   }
+  if (file.trash_retention_s) options.trash_retention = std::chrono::seconds(*file.trash_retention_s);
   if (store.kind == config::StoreUrl::Kind::rocksdb)
     options.control_path = config::control_socket_in(store.path);
   override_with(options.control_path, file.control);
@@ -142,6 +143,7 @@ std::vector<std::string> fixed_changes(const config::Config& before, const confi
   compare("limits.in_flight_bytes", before.in_flight_bytes, after.in_flight_bytes);
   compare("limits.handshake_timeout_s", before.handshake_timeout_s, after.handshake_timeout_s);
   compare("memory.store_bytes", before.store_bytes, after.store_bytes);
+  compare("trash.retention_s", before.trash_retention_s, after.trash_retention_s);
   compare("fdb", before.fdb, after.fdb);
   return changes;
 }

@@ -28,15 +28,6 @@ Result<control::Client> reach(const std::string& path) {
   return client;
 }
 
-Result<std::unique_ptr<server::Server>> start_here(const StoreUrl& store, const config::FdbClient& fdb,
-                                                   StoreAccess::Missing missing) {
-  server::ServerOptions options;
-  options.store = store;
-  options.fdb = fdb;
-  options.create_store = missing == StoreAccess::Missing::create;
-  return server::Server::start(std::move(options));
-}
-
 }  // namespace
 
 void stop_or_exit(server::Server& server) {
@@ -54,7 +45,9 @@ StoreAccess::~StoreAccess() {
   if (server_) stop_or_exit(*server_);
 }
 
-Result<StoreAccess> StoreAccess::open(const StoreUrl& store, const config::FdbClient& fdb, Missing missing) {
+Result<StoreAccess> StoreAccess::open(server::ServerOptions options, Missing missing) {
+  const StoreUrl& store = options.store;
+  options.create_store = missing == Missing::create;
   if (store.kind == StoreUrl::Kind::control) {
     auto client = reach(store.path);
     if (client) return StoreAccess(store.path, std::move(*client));
@@ -63,7 +56,7 @@ Result<StoreAccess> StoreAccess::open(const StoreUrl& store, const config::FdbCl
     return fail(code, client.error().what + "; start it with: fdb-nbd serve --control " + store.path);
   }
   if (store.kind != StoreUrl::Kind::rocksdb) {
-    ASSIGN_OR_RETURN(auto server, start_here(store, fdb, missing));
+    ASSIGN_OR_RETURN(auto server, server::Server::start(options));
     return StoreAccess(std::move(server));
   }
   const std::string control_path = config::control_socket_in(store.path);
@@ -82,7 +75,7 @@ Result<StoreAccess> StoreAccess::open(const StoreUrl& store, const config::FdbCl
       if (in_vain) return propagate(client);
     } else {
       // Nobody listens, so the store should be free; it is not while a server starts.
-      auto server = start_here(store, fdb, missing);
+      auto server = server::Server::start(options);
       if (server) return StoreAccess(std::move(*server));
       if (server.error().code != Errc::busy || in_vain) return propagate(server);
     }

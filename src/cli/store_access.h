@@ -25,9 +25,9 @@ class StoreAccess {
   };
 
   // Waits a moment for a server that is starting or stopping. busy: another process holds the store, with its
-  // pid; not_found, unavailable, permission and the rest of Server::start.
-  static Result<StoreAccess> open(const config::StoreUrl& store, const config::FdbClient& fdb,
-                                  Missing missing);
+  // pid; not_found, unavailable, permission and the rest of Server::start. `options` name the store, and are
+  // those of a server in this process.
+  static Result<StoreAccess> open(server::ServerOptions options, Missing missing);
 
   StoreAccess(StoreAccess&&) noexcept;
   StoreAccess& operator=(StoreAccess&&) = delete;

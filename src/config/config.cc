@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
+#include <chrono>
 #include <cstdio>
 #include <cstring>
 #include <functional>
@@ -13,6 +14,7 @@
 #include <sstream>
 #include <toml.hpp>
 
+#include "base/limits.h"
 #include "base/units.h"
 #include "config/store_url.h"
 
@@ -103,6 +105,13 @@ Result<std::string> read_text(const toml::value& value) {
   ASSIGN_OR_RETURN(std::string text, read_string(value));
   if (text.empty() || text.find('\0') != std::string::npos) return wrong_type("a string that is not empty");
   return text;
+}
+
+Result<uint32_t> read_retention(const toml::value& value) {
+  const auto most_s = std::chrono::seconds(limits::kMaxTrashRetention).count();
+  if (!value.is_integer() || value.as_integer() < 0 || value.as_integer() > most_s)
+    return wrong_type(fmt::format("a number of seconds from 0 to {}", most_s));
+  return static_cast<uint32_t>(value.as_integer());
 }
 
 constexpr uint32_t kMaxIoThreads = 256;
@@ -286,6 +295,8 @@ Result<Config> parse_config(std::string_view text, const std::string& file_name)
             {"in_flight_bytes", into<uint64_t>(config.in_flight_bytes, read_bytes)},
             {"handshake_timeout_s", into<uint32_t>(config.handshake_timeout_s, read_count(kMaxTimeout))}})},
       {"memory", sub_table("memory", {{"store_bytes", into<uint64_t>(config.store_bytes, read_bytes)}})},
+      {"trash",
+       sub_table("trash", {{"retention_s", into<uint32_t>(config.trash_retention_s, read_retention)}})},
       {"fdb", [&](const toml::value& value) { return FdbTable(config.fdb, file_name).read(value); }},
   };
   try {

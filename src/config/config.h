@@ -40,6 +40,9 @@ struct Config {
   // [memory]
   std::optional<uint64_t> store_bytes;
 
+  // [trash]
+  std::optional<uint32_t> trash_retention_s;  // 0: there is none
+
   // [fdb]; its options are sorted by name
   FdbClient fdb;
 

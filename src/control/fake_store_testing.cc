@@ -23,6 +23,8 @@ Task<Result<volume::VolumeInfo>> FakeStore::create(std::string name, volume::Cre
       .compression = options.compression,
       .created = options.created.value_or(WallTime(std::chrono::seconds(1'700'000'000))),
       .read_only = false,
+      .quota_bytes = options.quota_bytes,
+      .labels = {},
       .sessions_count = 0,
       .snapshots = {}};
   volumes[std::move(name)] = info;
@@ -50,14 +52,64 @@ Task<Result<volume::VolumeInfo>> FakeStore::resize(std::string name, uint64_t si
   co_return found->second;
 }
 
-Task<Result<void>> FakeStore::remove(std::string name, bool with_snapshots) {
+Task<Result<std::optional<volume::TrashEntry>>> FakeStore::remove(std::string name,
+                                                                  volume::RemoveOptions options) {
   const auto found = volumes.find(name);
   if (found == volumes.end()) co_return no_volume(name);
   if (found->second.sessions_count > 0) co_return fail(Errc::busy, name + " is in use");
-  if (!found->second.snapshots.empty() && !with_snapshots)
+  if (!found->second.snapshots.empty() && !options.with_snapshots)
     co_return fail(Errc::busy, name + " has snapshots");
-  volumes.erase(found);
+  if (options.now) {
+    volumes.erase(found);
+    co_return std::nullopt;
+  }
+  trash.insert(volumes.extract(found));
+  co_return (co_await list_trash()).value().front();
+}
+
+Task<Result<std::vector<volume::TrashEntry>>> FakeStore::list_trash() {
+  std::vector<volume::TrashEntry> entries;
+  for (const auto& [name, info] : trash) {
+    entries.push_back({.name = name,
+                       .id = info.id,
+                       .size_bytes = info.size_bytes,
+                       .used_bytes = info.used_bytes,
+                       .snapshots_count = info.snapshots.size(),
+                       .trashed = info.created,
+                       .expires = info.created + std::chrono::hours(24)});
+  }
+  co_return entries;
+}
+
+Task<Result<volume::VolumeInfo>> FakeStore::restore(std::string name_or_id, std::string new_name) {
+  auto node = trash.extract(name_or_id);
+  if (node.empty()) co_return no_volume(name_or_id);
+  if (!new_name.empty()) node.key() = node.mapped().name = new_name;
+  co_return volumes.insert(std::move(node)).position->second;
+}
+
+Task<Result<void>> FakeStore::purge(std::optional<std::string> name_or_id) {
+  if (!name_or_id) {
+    trash.clear();
+  } else if (trash.erase(*name_or_id) == 0) {
+    co_return no_volume(*name_or_id);
+  }
   co_return Result<void>();
+}
+
+Task<Result<volume::VolumeInfo>> FakeStore::change_labels(std::string name, volume::LabelChange change) {
+  const auto found = volumes.find(name);
+  if (found == volumes.end()) co_return no_volume(name);
+  for (const std::string& key : change.removed) found->second.labels.erase(key);
+  for (const auto& [key, value] : change.set) found->second.labels[key] = value;
+  co_return found->second;
+}
+
+Task<Result<volume::VolumeInfo>> FakeStore::set_quota(std::string name, uint64_t quota_bytes) {
+  const auto found = volumes.find(name);
+  if (found == volumes.end()) co_return no_volume(name);
+  found->second.quota_bytes = quota_bytes;
+  co_return found->second;
 }
 
 Task<Result<void>> FakeStore::rename(std::string name, std::string new_name) {
@@ -127,8 +179,49 @@ Task<Result<volume::VolumeUsage>> FakeStore::usage(std::string name, volume::Pro
   progress->on_progress(info.used_bytes, info.used_bytes);
   co_return volume::VolumeUsage{.name = info.name,
                                 .size_bytes = info.size_bytes,
-                                .used_bytes = info.used_bytes,
-                                .stored_bytes = info.used_bytes / 2};
+                                .space = {.used_bytes = info.used_bytes,
+                                          .stored_bytes = info.used_bytes / 2,
+                                          .unique_bytes = info.used_bytes / 4,
+                                          .shared_bytes = info.used_bytes / 4},
+                                .snapshots = {{.name = "monday", .space = {}}}};
+}
+
+Task<Result<void>> FakeStore::create_group(std::string name, std::vector<std::string> members) {
+  if (groups.contains(name)) co_return fail(Errc::exists, "there is a group " + name);
+  groups[name] = {.name = name, .members = std::move(members), .snapshots = {}};
+  co_return Result<void>();
+}
+
+Task<Result<void>> FakeStore::remove_group(std::string name) {
+  if (groups.erase(name) == 0) co_return no_volume(name);
+  co_return Result<void>();
+}
+
+Task<Result<void>> FakeStore::change_group(std::string name, volume::GroupChange change) {
+  const auto found = groups.find(name);
+  if (found == groups.end()) co_return no_volume(name);
+  for (const std::string& one : change.removed) std::erase(found->second.members, one);
+  for (std::string& one : change.added) found->second.members.push_back(std::move(one));
+  co_return Result<void>();
+}
+
+Task<Result<std::vector<volume::GroupInfo>>> FakeStore::list_groups() {
+  std::vector<volume::GroupInfo> list;
+  for (const auto& [name, group] : groups) list.push_back(group);
+  co_return list;
+}
+
+Task<Result<void>> FakeStore::snapshot_group(std::string name) {
+  const auto parsed = volume::parse_snapshot_name(name);
+  if (!parsed || !groups.contains(parsed->volume)) co_return no_volume(name);
+  groups[parsed->volume].snapshots.push_back({parsed->snapshot, 0, {}});
+  co_return Result<void>();
+}
+
+Task<Result<void>> FakeStore::rollback_group(std::string name) {
+  const auto parsed = volume::parse_snapshot_name(name);
+  if (!parsed || !groups.contains(parsed->volume)) co_return no_volume(name);
+  co_return Result<void>();
 }
 
 Task<Result<volume::CheckReport>> FakeStore::check(std::optional<std::string> name,

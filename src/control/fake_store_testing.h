@@ -16,6 +16,8 @@ namespace fdbnbd::control {
 class FakeStore final : public volume::Store {
  public:
   std::map<std::string, volume::VolumeInfo> volumes;
+  std::map<std::string, volume::VolumeInfo> trash;
+  std::map<std::string, volume::GroupInfo> groups;
   std::vector<volume::CheckFinding> findings;
   // While set, check() reports progress and waits, until it is cancelled or let go.
   bool hold_check = false;
@@ -29,7 +31,13 @@ class FakeStore final : public volume::Store {
   Task<Result<std::vector<volume::VolumeInfo>>> list_volumes() override;
   Task<Result<volume::VolumeInfo>> info(std::string name) override;
   Task<Result<volume::VolumeInfo>> resize(std::string name, uint64_t size_bytes, bool allow_shrink) override;
-  Task<Result<void>> remove(std::string name, bool with_snapshots) override;
+  Task<Result<std::optional<volume::TrashEntry>>> remove(std::string name,
+                                                         volume::RemoveOptions options) override;
+  Task<Result<std::vector<volume::TrashEntry>>> list_trash() override;
+  Task<Result<volume::VolumeInfo>> restore(std::string name_or_id, std::string new_name) override;
+  Task<Result<void>> purge(std::optional<std::string> name_or_id) override;
+  Task<Result<volume::VolumeInfo>> change_labels(std::string name, volume::LabelChange change) override;
+  Task<Result<volume::VolumeInfo>> set_quota(std::string name, uint64_t quota_bytes) override;
   Task<Result<void>> snapshot(std::vector<std::string> names, std::optional<WallTime> created) override;
   Task<Result<volume::VolumeInfo>> rollback(std::string snapshot_name) override;
   Task<Result<volume::VolumeInfo>> clone(std::string snapshot_name, std::string new_name) override;
@@ -37,6 +45,12 @@ class FakeStore final : public volume::Store {
   Task<Result<volume::VolumeInfo>> copy(std::string source, std::string new_name,
                                         volume::Progress* progress) override;
   Task<Result<void>> rename(std::string name, std::string new_name) override;
+  Task<Result<void>> create_group(std::string name, std::vector<std::string> members) override;
+  Task<Result<void>> remove_group(std::string name) override;
+  Task<Result<void>> change_group(std::string name, volume::GroupChange change) override;
+  Task<Result<std::vector<volume::GroupInfo>>> list_groups() override;
+  Task<Result<void>> snapshot_group(std::string name) override;
+  Task<Result<void>> rollback_group(std::string name) override;
   Task<Result<volume::VolumeUsage>> usage(std::string name, volume::Progress* progress) override;
   Task<Result<volume::CheckReport>> check(std::optional<std::string> name,
                                           volume::Progress* progress) override;

@@ -3,6 +3,7 @@
 #include <fmt/core.h>
 
 #include <cstdint>
+#include <map>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
@@ -100,6 +101,13 @@ class Fields {
     for (const Json& element : json) {
       if (!element.is_string()) return refuse(fmt::format("\"{}\" has to hold strings", key));
       value.push_back(element.get<std::string>());
+    }
+  }
+  void convert(const char* key, const Json& json, std::map<std::string, std::string>& value) {
+    if (!json.is_object()) return refuse(fmt::format("\"{}\" has to be an object", key));
+    for (const auto& [name, element] : json.items()) {
+      if (!element.is_string()) return refuse(fmt::format("\"{}\" has to hold strings", key));
+      value[name] = element.get<std::string>();
     }
   }
   void convert(const char* key, const Json& json, Json& value) {

@@ -21,6 +21,10 @@ void put(Json& json, const CreateRequest& request) {
   json["block_size"] = request.block_bytes;
   json["compression"] = volume::compression_name(request.compression);
   if (request.created) json["created"] = format_time(*request.created);
+  if (request.quota_bytes != 0) json["quota_bytes"] = request.quota_bytes;
+}
+void put(Json& json, const ListRequest& request) {
+  if (!request.labels.empty()) json["labels"] = request.labels;
 }
 void put(Json& json, const InfoRequest& request) {
   json["name"] = request.name;
@@ -33,6 +37,47 @@ void put(Json& json, const ResizeRequest& request) {
 void put(Json& json, const RemoveRequest& request) {
   json["name"] = request.name;
   json["with_snapshots"] = request.with_snapshots;
+  if (request.now) json["now"] = true;
+}
+void put(Json& json, const TrashRestoreRequest& request) {
+  json["name"] = request.name;
+  if (!request.new_name.empty()) json["new_name"] = request.new_name;
+}
+void put(Json& json, const TrashPurgeRequest& request) {
+  if (request.name) json["name"] = *request.name;
+}
+void put(Json& json, const LabelSetRequest& request) {
+  json["name"] = request.name;
+  json["labels"] = request.labels;
+}
+void put(Json& json, const LabelRemoveRequest& request) {
+  json["name"] = request.name;
+  json["labels"] = request.labels;
+}
+void put(Json& json, const QuotaSetRequest& request) {
+  json["name"] = request.name;
+  json["quota_bytes"] = request.quota_bytes;
+}
+void put(Json& json, const GroupCreateRequest& request) {
+  json["name"] = request.name;
+  json["volumes"] = request.volumes;
+}
+void put(Json& json, const GroupAddRequest& request) {
+  json["name"] = request.name;
+  json["volumes"] = request.volumes;
+}
+void put(Json& json, const GroupTakeOutRequest& request) {
+  json["name"] = request.name;
+  json["volumes"] = request.volumes;
+}
+void put(Json& json, const GroupRemoveRequest& request) {
+  json["name"] = request.name;
+}
+void put(Json& json, const GroupSnapRequest& request) {
+  json["name"] = request.name;
+}
+void put(Json& json, const GroupRollbackRequest& request) {
+  json["name"] = request.name;
 }
 void put(Json& json, const RenameRequest& request) {
   json["name"] = request.name;
@@ -74,6 +119,11 @@ void take(Fields& fields, CreateRequest& request) {
   request.compression =
       fields.take_optional<volume::Compression>("compression").value_or(volume::CreateOptions{}.compression);
   request.created = fields.take_optional<WallTime>("created");
+  request.quota_bytes = fields.take_optional<uint64_t>("quota_bytes").value_or(0);
+}
+void take(Fields& fields, ListRequest& request) {
+  request.labels =
+      fields.take_optional<std::vector<std::string>>("labels").value_or(std::vector<std::string>());
 }
 void take(Fields& fields, InfoRequest& request) {
   request.name = fields.take<std::string>("name");
@@ -86,6 +136,47 @@ void take(Fields& fields, ResizeRequest& request) {
 void take(Fields& fields, RemoveRequest& request) {
   request.name = fields.take<std::string>("name");
   request.with_snapshots = fields.take_optional<bool>("with_snapshots").value_or(false);
+  request.now = fields.take_optional<bool>("now").value_or(false);
+}
+void take(Fields& fields, TrashRestoreRequest& request) {
+  request.name = fields.take<std::string>("name");
+  request.new_name = fields.take_optional<std::string>("new_name").value_or("");
+}
+void take(Fields& fields, TrashPurgeRequest& request) {
+  request.name = fields.take_optional<std::string>("name");
+}
+void take(Fields& fields, LabelSetRequest& request) {
+  request.name = fields.take<std::string>("name");
+  request.labels = fields.take<std::vector<std::string>>("labels");
+}
+void take(Fields& fields, LabelRemoveRequest& request) {
+  request.name = fields.take<std::string>("name");
+  request.labels = fields.take<std::vector<std::string>>("labels");
+}
+void take(Fields& fields, QuotaSetRequest& request) {
+  request.name = fields.take<std::string>("name");
+  request.quota_bytes = fields.take<uint64_t>("quota_bytes");
+}
+void take(Fields& fields, GroupCreateRequest& request) {
+  request.name = fields.take<std::string>("name");
+  request.volumes = fields.take<std::vector<std::string>>("volumes");
+}
+void take(Fields& fields, GroupAddRequest& request) {
+  request.name = fields.take<std::string>("name");
+  request.volumes = fields.take<std::vector<std::string>>("volumes");
+}
+void take(Fields& fields, GroupTakeOutRequest& request) {
+  request.name = fields.take<std::string>("name");
+  request.volumes = fields.take<std::vector<std::string>>("volumes");
+}
+void take(Fields& fields, GroupRemoveRequest& request) {
+  request.name = fields.take<std::string>("name");
+}
+void take(Fields& fields, GroupSnapRequest& request) {
+  request.name = fields.take<std::string>("name");
+}
+void take(Fields& fields, GroupRollbackRequest& request) {
+  request.name = fields.take<std::string>("name");
 }
 void take(Fields& fields, RenameRequest& request) {
   request.name = fields.take<std::string>("name");
@@ -147,8 +238,14 @@ Errc errc_of(std::string_view name) {
 
 bool only_reads(const Request& request) {
   return !std::holds_alternative<CreateRequest>(request) && !std::holds_alternative<ResizeRequest>(request) &&
-         !std::holds_alternative<RemoveRequest>(request) && !std::holds_alternative<RenameRequest>(request) &&
-         !std::holds_alternative<SnapRequest>(request) && !std::holds_alternative<RollbackRequest>(request) &&
+         !std::holds_alternative<RemoveRequest>(request) &&
+         !std::holds_alternative<TrashRestoreRequest>(request) &&
+         !std::holds_alternative<TrashPurgeRequest>(request) &&
+         !std::holds_alternative<LabelSetRequest>(request) &&
+         !std::holds_alternative<LabelRemoveRequest>(request) &&
+         !std::holds_alternative<QuotaSetRequest>(request) &&
+         !std::holds_alternative<RenameRequest>(request) && !std::holds_alternative<SnapRequest>(request) &&
+         !std::holds_alternative<RollbackRequest>(request) &&
          !std::holds_alternative<CloneRequest>(request) && !std::holds_alternative<FlattenRequest>(request) &&
          !std::holds_alternative<CopyRequest>(request) &&
          !std::holds_alternative<LockBreakRequest>(request) && !std::holds_alternative<NbdRequest>(request);

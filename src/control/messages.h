@@ -29,10 +29,12 @@ struct CreateRequest {
   uint32_t block_bytes = 0;
   volume::Compression compression = volume::Compression::none;
   std::optional<WallTime> created = {};  // now, where it is not given; to the second
+  uint64_t quota_bytes = 0;              // 0: none
   friend bool operator==(const CreateRequest&, const CreateRequest&) = default;
 };
 struct ListRequest {
   static constexpr std::string_view kVerb = "ls";
+  std::vector<std::string> labels;  // KEY or KEY=VALUE: volumes that have all of them
   friend bool operator==(const ListRequest&, const ListRequest&) = default;
 };
 struct InfoRequest {
@@ -51,7 +53,78 @@ struct RemoveRequest {
   static constexpr std::string_view kVerb = "rm";
   std::string name;
   bool with_snapshots = false;
+  bool now = false;  // not by way of the trash
   friend bool operator==(const RemoveRequest&, const RemoveRequest&) = default;
+};
+struct TrashListRequest {
+  static constexpr std::string_view kVerb = "trash-ls";
+  friend bool operator==(const TrashListRequest&, const TrashListRequest&) = default;
+};
+struct TrashRestoreRequest {
+  static constexpr std::string_view kVerb = "trash-restore";
+  std::string name;      // or id
+  std::string new_name;  // empty: the one it had
+  friend bool operator==(const TrashRestoreRequest&, const TrashRestoreRequest&) = default;
+};
+struct TrashPurgeRequest {
+  static constexpr std::string_view kVerb = "trash-purge";
+  std::optional<std::string> name;  // or id; everything where it is not given
+  friend bool operator==(const TrashPurgeRequest&, const TrashPurgeRequest&) = default;
+};
+struct LabelSetRequest {
+  static constexpr std::string_view kVerb = "label-set";
+  std::string name;
+  std::vector<std::string> labels;  // KEY=VALUE
+  friend bool operator==(const LabelSetRequest&, const LabelSetRequest&) = default;
+};
+struct LabelRemoveRequest {
+  static constexpr std::string_view kVerb = "label-rm";
+  std::string name;
+  std::vector<std::string> labels;  // keys
+  friend bool operator==(const LabelRemoveRequest&, const LabelRemoveRequest&) = default;
+};
+struct QuotaSetRequest {
+  static constexpr std::string_view kVerb = "quota-set";
+  std::string name;
+  uint64_t quota_bytes = 0;  // 0: none
+  friend bool operator==(const QuotaSetRequest&, const QuotaSetRequest&) = default;
+};
+struct GroupCreateRequest {
+  static constexpr std::string_view kVerb = "group-create";
+  std::string name;
+  std::vector<std::string> volumes;
+  friend bool operator==(const GroupCreateRequest&, const GroupCreateRequest&) = default;
+};
+struct GroupRemoveRequest {
+  static constexpr std::string_view kVerb = "group-rm";
+  std::string name;
+  friend bool operator==(const GroupRemoveRequest&, const GroupRemoveRequest&) = default;
+};
+struct GroupAddRequest {
+  static constexpr std::string_view kVerb = "group-add";
+  std::string name;
+  std::vector<std::string> volumes;
+  friend bool operator==(const GroupAddRequest&, const GroupAddRequest&) = default;
+};
+struct GroupTakeOutRequest {
+  static constexpr std::string_view kVerb = "group-remove";
+  std::string name;
+  std::vector<std::string> volumes;
+  friend bool operator==(const GroupTakeOutRequest&, const GroupTakeOutRequest&) = default;
+};
+struct GroupListRequest {
+  static constexpr std::string_view kVerb = "group-ls";
+  friend bool operator==(const GroupListRequest&, const GroupListRequest&) = default;
+};
+struct GroupSnapRequest {
+  static constexpr std::string_view kVerb = "group-snap";
+  std::string name;  // GROUP@SNAP
+  friend bool operator==(const GroupSnapRequest&, const GroupSnapRequest&) = default;
+};
+struct GroupRollbackRequest {
+  static constexpr std::string_view kVerb = "group-rollback";
+  std::string name;  // GROUP@SNAP
+  friend bool operator==(const GroupRollbackRequest&, const GroupRollbackRequest&) = default;
 };
 struct RenameRequest {
   static constexpr std::string_view kVerb = "mv";
@@ -118,8 +191,11 @@ struct NbdRequest {
 
 using Request =
     std::variant<HelloRequest, CreateRequest, ListRequest, InfoRequest, ResizeRequest, RemoveRequest,
-                 RenameRequest, SnapRequest, RollbackRequest, CloneRequest, FlattenRequest, CopyRequest,
-                 UsageRequest, CheckRequest, LockListRequest, LockBreakRequest, StatusRequest, NbdRequest>;
+                 TrashListRequest, TrashRestoreRequest, TrashPurgeRequest, LabelSetRequest,
+                 LabelRemoveRequest, QuotaSetRequest, GroupCreateRequest, GroupRemoveRequest, GroupAddRequest,
+                 GroupTakeOutRequest, GroupListRequest, GroupSnapRequest, GroupRollbackRequest, RenameRequest,
+                 SnapRequest, RollbackRequest, CloneRequest, FlattenRequest, CopyRequest, UsageRequest,
+                 CheckRequest, LockListRequest, LockBreakRequest, StatusRequest, NbdRequest>;
 
 // Whether carrying it out twice is as good as once.
 bool only_reads(const Request& request);
@@ -182,6 +258,9 @@ std::string volume_result(const volume::VolumeInfo& volume);
 std::string volumes_result(const std::vector<volume::VolumeInfo>& volumes);
 std::string usage_result(const std::vector<volume::VolumeUsage>& usages);
 std::string check_result(const volume::CheckReport& report);
+std::string groups_result(const std::vector<volume::GroupInfo>& groups);
+std::string removed_result(const std::optional<volume::TrashEntry>& trashed);
+std::string trash_result(const std::vector<volume::TrashEntry>& entries);
 std::string locks_result(const std::vector<volume::LockInfo>& locks);
 std::string lock_broken_result(const std::string& holder);
 std::string status_result(const StatusReply& reply);
@@ -192,6 +271,10 @@ Result<volume::VolumeInfo> read_volume(std::string_view result);
 Result<std::vector<volume::VolumeInfo>> read_volumes(std::string_view result);
 Result<std::vector<volume::VolumeUsage>> read_usage(std::string_view result);
 Result<volume::CheckReport> read_check(std::string_view result);
+Result<std::vector<volume::GroupInfo>> read_groups(std::string_view result);
+// What went to the trash; nothing where it was removed at once.
+Result<std::optional<volume::TrashEntry>> read_removed(std::string_view result);
+Result<std::vector<volume::TrashEntry>> read_trash(std::string_view result);
 Result<std::vector<volume::LockInfo>> read_locks(std::string_view result);
 // The former holder.
 Result<std::string> read_lock_broken(std::string_view result);

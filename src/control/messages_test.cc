@@ -31,10 +31,27 @@ TEST(ControlRequest, EveryVerbIsReadAsWritten) {
                     .block_bytes = 65536,
                     .compression = volume::Compression::zstd},
       ListRequest{},
+      ListRequest{.labels = {"owner", "tier=1"}},
       InfoRequest{.name = "größe"},
       ResizeRequest{.name = "a", .size_bytes = 512, .allow_shrink = true},
       RemoveRequest{.name = ""},
       RemoveRequest{.name = "a", .with_snapshots = true},
+      RemoveRequest{.name = "a", .now = true},
+      TrashListRequest{},
+      TrashRestoreRequest{.name = "a", .new_name = ""},
+      TrashRestoreRequest{.name = "a", .new_name = "b"},
+      TrashPurgeRequest{.name = "a"},
+      TrashPurgeRequest{},
+      LabelSetRequest{.name = "a", .labels = {"owner=db", "tier="}},
+      LabelRemoveRequest{.name = "a", .labels = {"owner"}},
+      QuotaSetRequest{.name = "a", .quota_bytes = 4096},
+      GroupCreateRequest{.name = "g", .volumes = {"a"}},
+      GroupRemoveRequest{.name = "g"},
+      GroupAddRequest{.name = "g", .volumes = {"a", "b"}},
+      GroupTakeOutRequest{.name = "g", .volumes = {"a"}},
+      GroupListRequest{},
+      GroupSnapRequest{.name = "g@1"},
+      GroupRollbackRequest{.name = "g@1"},
       SnapRequest{.names = {"a@1", "b@1"}},
       SnapRequest{.names = {"a@1"}, .created = WallTime(std::chrono::seconds(1'600'000'000))},
       RollbackRequest{.name = "a@1"},
@@ -178,6 +195,8 @@ volume::VolumeInfo example_volume() {
           .compression = volume::Compression::lz4,
           .created = WallTime(std::chrono::seconds(1'700'000'000)),
           .read_only = false,
+          .quota_bytes = 4096,
+          .labels = {{"owner", "db"}},
           .sessions_count = 2,
           .snapshots = {{"monday", 512, WallTime(std::chrono::seconds(1'600'000'000))}}};
 }
@@ -191,8 +210,32 @@ TEST(ControlResult, TheListOfVolumesHasTheDocumentedForm) {
       volumes_result({example_volume()}),
       R"({"schema":1,"volumes":[{"name":"example","id":9,"size_bytes":1073741824,"used_bytes":4096,)"
       R"("block_size":4096,"compression":"lz4","created":"2023-11-14T22:13:20Z","read_only":false,)"
+      R"("quota_bytes":4096,"labels":{"owner":"db"},)"
       R"("sessions":2,"snapshots":[{"name":"monday","size_bytes":512,"created":"2020-09-13T12:26:40Z"}]}]})");
   EXPECT_EQ(volumes_result({}), R"({"schema":1,"volumes":[]})");
+}
+
+TEST(ControlResult, TheTrashAndGroupsAreReadAsWritten) {
+  const volume::TrashEntry entry{.name = "a",
+                                 .id = 7,
+                                 .size_bytes = 1024,
+                                 .used_bytes = 512,
+                                 .snapshots_count = 2,
+                                 .trashed = WallTime(std::chrono::seconds(1'600'000'000)),
+                                 .expires = WallTime(std::chrono::seconds(1'600'086'400))};
+  const auto entries = read_trash(trash_result({entry}));
+  ASSERT_TRUE(entries.has_value());
+  ASSERT_EQ(entries->size(), 1U);
+  EXPECT_EQ(entries->front().id, 7U);
+  EXPECT_EQ(entries->front().expires, entry.expires);
+  EXPECT_EQ(read_removed(removed_result(entry)).value()->name, "a");
+  EXPECT_FALSE(read_removed(removed_result(std::nullopt)).value());
+  const auto groups =
+      read_groups(groups_result({{.name = "g", .members = {"a", "b"}, .snapshots = {{"monday", 512, {}}}}}));
+  ASSERT_TRUE(groups.has_value());
+  ASSERT_EQ(groups->size(), 1U);
+  EXPECT_EQ(groups->front().members, (std::vector<std::string>{"a", "b"}));
+  EXPECT_EQ(groups->front().snapshots.front().name, "monday");
 }
 
 TEST(ControlResult, ResultsAreReadAsWritten) {
@@ -204,11 +247,18 @@ TEST(ControlResult, ResultsAreReadAsWritten) {
   ASSERT_EQ(volumes->size(), 2U);
   EXPECT_TRUE(same(volumes->at(1), example_volume()));
 
-  const auto usage =
-      read_usage(usage_result({{.name = "a", .size_bytes = 1024, .used_bytes = 512, .stored_bytes = 100}}));
+  const auto usage = read_usage(usage_result(
+      {{.name = "a",
+        .size_bytes = 1024,
+        .space = {.used_bytes = 512, .stored_bytes = 100, .unique_bytes = 70, .shared_bytes = 30},
+        .snapshots = {{.name = "monday", .space = {.used_bytes = 256}}}}}));
   ASSERT_TRUE(usage.has_value());
   EXPECT_EQ(usage->at(0).name, "a");
-  EXPECT_EQ(usage->at(0).stored_bytes, 100U);
+  EXPECT_EQ(usage->at(0).space.stored_bytes, 100U);
+  EXPECT_EQ(usage->at(0).space.unique_bytes, 70U);
+  EXPECT_EQ(usage->at(0).space.shared_bytes, 30U);
+  ASSERT_EQ(usage->at(0).snapshots.size(), 1U);
+  EXPECT_EQ(usage->at(0).snapshots[0].space.used_bytes, 256U);
 
   const volume::CheckReport report{
       .volumes_count = 3,

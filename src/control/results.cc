@@ -9,6 +9,16 @@ namespace fdbnbd::control {
 
 namespace {
 
+void put_snapshots(Json& json, const std::vector<volume::SnapshotInfo>& snapshots) {
+  Json& list = json["snapshots"] = Json::array();
+  for (const auto& snapshot : snapshots) {
+    Json& element = list.emplace_back();
+    element["name"] = snapshot.name;
+    element["size_bytes"] = snapshot.size_bytes;
+    element["created"] = format_time(snapshot.created);
+  }
+}
+
 void put_volume(Json& json, const volume::VolumeInfo& volume) {
   json["name"] = volume.name;
   json["id"] = volume.id;
@@ -18,14 +28,30 @@ void put_volume(Json& json, const volume::VolumeInfo& volume) {
   json["compression"] = volume::compression_name(volume.compression);
   json["created"] = format_time(volume.created);
   json["read_only"] = volume.read_only;
+  json["quota_bytes"] = volume.quota_bytes;
+  json["labels"] = volume.labels.empty() ? Json::object() : Json(volume.labels);
   json["sessions"] = volume.sessions_count;
-  Json& snapshots = json["snapshots"] = Json::array();
-  for (const auto& snapshot : volume.snapshots) {
-    Json& element = snapshots.emplace_back();
-    element["name"] = snapshot.name;
-    element["size_bytes"] = snapshot.size_bytes;
-    element["created"] = format_time(snapshot.created);
-  }
+  put_snapshots(json, volume.snapshots);
+}
+
+void put_trashed(Json& json, const volume::TrashEntry& entry) {
+  json["name"] = entry.name;
+  json["id"] = entry.id;
+  json["size_bytes"] = entry.size_bytes;
+  json["used_bytes"] = entry.used_bytes;
+  json["snapshots_count"] = entry.snapshots_count;
+  json["trashed"] = format_time(entry.trashed);
+  json["expires"] = format_time(entry.expires);
+}
+
+volume::TrashEntry take_trashed(Fields& fields) {
+  return {.name = fields.take<std::string>("name"),
+          .id = fields.take<uint64_t>("id"),
+          .size_bytes = fields.take<uint64_t>("size_bytes"),
+          .used_bytes = fields.take<uint64_t>("used_bytes"),
+          .snapshots_count = fields.take<uint64_t>("snapshots_count"),
+          .trashed = fields.take<WallTime>("trashed"),
+          .expires = fields.take<WallTime>("expires")};
 }
 
 std::vector<volume::SnapshotInfo> take_snapshots(Fields& fields) {
@@ -53,15 +79,47 @@ volume::VolumeInfo take_volume(Fields& fields) {
           .compression = fields.take<volume::Compression>("compression"),
           .created = fields.take<WallTime>("created"),
           .read_only = fields.take<bool>("read_only"),
+          .quota_bytes = fields.take<uint64_t>("quota_bytes"),
+          .labels = fields.take<volume::Labels>("labels"),
           .sessions_count = fields.take<uint32_t>("sessions"),
           .snapshots = take_snapshots(fields)};
 }
 
+void put_space(Json& json, const volume::SpaceUsage& space) {
+  json["used_bytes"] = space.used_bytes;
+  json["stored_bytes"] = space.stored_bytes;
+  json["unique_bytes"] = space.unique_bytes;
+  json["shared_bytes"] = space.shared_bytes;
+}
+
+volume::SpaceUsage take_space(Fields& fields) {
+  return {.used_bytes = fields.take<uint64_t>("used_bytes"),
+          .stored_bytes = fields.take<uint64_t>("stored_bytes"),
+          .unique_bytes = fields.take<uint64_t>("unique_bytes"),
+          .shared_bytes = fields.take<uint64_t>("shared_bytes")};
+}
+
 volume::VolumeUsage take_usage(Fields& fields) {
+  volume::VolumeUsage usage{.name = fields.take<std::string>("name"),
+                            .size_bytes = fields.take<uint64_t>("size_bytes"),
+                            .space = take_space(fields),
+                            .snapshots = {}};
+  for (const Json& element : fields.take<Json>("snapshots")) {
+    if (!element.is_object()) {
+      fields.refuse("\"snapshots\" holds something that is not an object");
+      break;
+    }
+    Fields inner(element);
+    usage.snapshots.push_back({.name = inner.take<std::string>("name"), .space = take_space(inner)});
+    if (auto done = inner.finish(Errc::protocol, false); !done) fields.refuse(std::move(done.error().what));
+  }
+  return usage;
+}
+
+volume::GroupInfo take_group(Fields& fields) {
   return {.name = fields.take<std::string>("name"),
-          .size_bytes = fields.take<uint64_t>("size_bytes"),
-          .used_bytes = fields.take<uint64_t>("used_bytes"),
-          .stored_bytes = fields.take<uint64_t>("stored_bytes")};
+          .members = fields.take<std::vector<std::string>>("members"),
+          .snapshots = take_snapshots(fields)};
 }
 
 volume::CheckFinding take_finding(Fields& fields) {
@@ -118,8 +176,13 @@ std::string usage_result(const std::vector<volume::VolumeUsage>& usages) {
     Json& element = list.emplace_back();
     element["name"] = usage.name;
     element["size_bytes"] = usage.size_bytes;
-    element["used_bytes"] = usage.used_bytes;
-    element["stored_bytes"] = usage.stored_bytes;
+    put_space(element, usage.space);
+    Json& snapshots = element["snapshots"] = Json::array();
+    for (const auto& snapshot : usage.snapshots) {
+      Json& one = snapshots.emplace_back();
+      one["name"] = snapshot.name;
+      put_space(one, snapshot.space);
+    }
   }
   return to_text(json);
 }
@@ -137,6 +200,32 @@ std::string check_result(const volume::CheckReport& report) {
     element["length_bytes"] = finding.length_bytes;
     element["what"] = finding.what;
   }
+  return to_text(json);
+}
+
+std::string groups_result(const std::vector<volume::GroupInfo>& groups) {
+  Json json = new_result();
+  Json& list = json["groups"] = Json::array();
+  for (const auto& group : groups) {
+    Json& element = list.emplace_back();
+    element["name"] = group.name;
+    element["members"] = group.members;
+    put_snapshots(element, group.snapshots);
+  }
+  return to_text(json);
+}
+
+std::string removed_result(const std::optional<volume::TrashEntry>& trashed) {
+  Json json = new_result();
+  Json& list = json["trashed"] = Json::array();
+  if (trashed) put_trashed(list.emplace_back(), *trashed);
+  return to_text(json);
+}
+
+std::string trash_result(const std::vector<volume::TrashEntry>& entries) {
+  Json json = new_result();
+  Json& list = json["volumes"] = Json::array();
+  for (const auto& entry : entries) put_trashed(list.emplace_back(), entry);
   return to_text(json);
 }
 
@@ -211,6 +300,22 @@ Result<volume::CheckReport> read_check(std::string_view result) {
                              .findings_count = fields.take<uint64_t>("findings_count")};
   ASSIGN_OR_RETURN(report.findings, take_each(fields, "findings", take_finding));
   return report;
+}
+
+Result<std::vector<volume::GroupInfo>> read_groups(std::string_view result) {
+  ASSIGN_OR_RETURN(Fields fields, result_fields(result));
+  return take_each(fields, "groups", take_group);
+}
+
+Result<std::optional<volume::TrashEntry>> read_removed(std::string_view result) {
+  ASSIGN_OR_RETURN(Fields fields, result_fields(result));
+  ASSIGN_OR_RETURN(const auto entries, take_each(fields, "trashed", take_trashed));
+  return entries.empty() ? std::optional<volume::TrashEntry>() : entries.front();
+}
+
+Result<std::vector<volume::TrashEntry>> read_trash(std::string_view result) {
+  ASSIGN_OR_RETURN(Fields fields, result_fields(result));
+  return take_each(fields, "volumes", take_trashed);
 }
 
 Result<std::vector<volume::LockInfo>> read_locks(std::string_view result) {

@@ -21,7 +21,8 @@ using ::testing::StartsWith;
 
 struct ControlServerTest : ::testing::Test {
   ControlServerTest() {
-    store.volumes["a"] = {.name = "a", .size_bytes = 4096, .block_bytes = 4096, .snapshots = {}};
+    store.volumes["a"] = {
+        .name = "a", .size_bytes = 4096, .block_bytes = 4096, .labels = {}, .snapshots = {}};
   }
 
   // A new connection's other end.
@@ -77,9 +78,10 @@ TEST_F(ControlServerTest, RequestsOfOneConnectionAreAnsweredInOrder) {
                                     "{\"verb\":\"resize\",\"name\":\"c\",\"size_bytes\":1024}\n"
                                     "{\"verb\":\"rm\",\"name\":\"c\"}\n",
                                     5));
-  EXPECT_THAT(answers, ElementsAre(HasSubstr(R"("name":"b")"), R"({"result":{"schema":1}})",
-                                   R"({"error":{"code":"not_found","message":"there is no volume b"}})",
-                                   HasSubstr(R"("size_bytes":1024)"), R"({"result":{"schema":1}})"));
+  EXPECT_THAT(answers,
+              ElementsAre(HasSubstr(R"("name":"b")"), R"({"result":{"schema":1}})",
+                          R"({"error":{"code":"not_found","message":"there is no volume b"}})",
+                          HasSubstr(R"("size_bytes":1024)"), HasSubstr(R"("trashed":[{"name":"c")")));
   loop.run(server.stop());
 }
 
@@ -104,13 +106,18 @@ TEST_F(ControlServerTest, HelloAndStatusTellOfTheServer) {
 }
 
 TEST_F(ControlServerTest, UsageOfAllVolumesSkipsNone) {
-  store.volumes["b"] = {
-      .name = "b", .size_bytes = 8192, .used_bytes = 8192, .block_bytes = 4096, .snapshots = {}};
+  store.volumes["b"] = {.name = "b",
+                        .size_bytes = 8192,
+                        .used_bytes = 8192,
+                        .block_bytes = 4096,
+                        .labels = {},
+                        .snapshots = {}};
   const auto client = connect();
   auto answers = loop.run(ask(*client, "{\"verb\":\"du\"}\n", 1));
   while (answers.back().starts_with("{\"progress\"")) answers = loop.run(read_lines(*client, 1));
   EXPECT_THAT(answers.back(),
-              HasSubstr(R"({"name":"b","size_bytes":8192,"used_bytes":8192,"stored_bytes":4096})"));
+              HasSubstr(R"({"name":"b","size_bytes":8192,"used_bytes":8192,"stored_bytes":4096,)"
+                        R"("unique_bytes":2048,"shared_bytes":2048,"snapshots":[{"name":"monday",)"));
   EXPECT_THAT(answers.back(), HasSubstr(R"({"name":"a")"));
   loop.run(server.stop());
 }

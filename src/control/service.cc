@@ -1,7 +1,10 @@
 #include "control/service.h"
 
+#include <fmt/core.h>
+
 #include <utility>
 #include <variant>
+#include <vector>
 
 namespace fdbnbd::control {
 
@@ -44,14 +47,18 @@ Task<Result<std::string>> Service::carry_out(CreateRequest request, volume::Prog
   const volume::CreateOptions options{.size_bytes = request.size_bytes,
                                       .block_bytes = request.block_bytes,
                                       .compression = request.compression,
-                                      .created = request.created};
+                                      .created = request.created,
+                                      .quota_bytes = request.quota_bytes};
   ASSIGN_OR_CO_RETURN(const volume::VolumeInfo volume,
                       co_await store_.create(std::move(request.name), options));
   co_return volume_result(volume);
 }
 
-Task<Result<std::string>> Service::carry_out(ListRequest /*request*/, volume::Progress& /*progress*/) {
-  ASSIGN_OR_CO_RETURN(const auto volumes, co_await store_.list_volumes());
+Task<Result<std::string>> Service::carry_out(ListRequest request, volume::Progress& /*progress*/) {
+  ASSIGN_OR_CO_RETURN(auto volumes, co_await store_.list_volumes());
+  std::erase_if(volumes, [&](const volume::VolumeInfo& volume) {
+    return !volume::labels_match(volume.labels, request.labels);
+  });
   co_return volumes_result(volumes);
 }
 
@@ -68,7 +75,91 @@ Task<Result<std::string>> Service::carry_out(ResizeRequest request, volume::Prog
 }
 
 Task<Result<std::string>> Service::carry_out(RemoveRequest request, volume::Progress& /*progress*/) {
-  CO_RETURN_IF_ERROR(co_await store_.remove(std::move(request.name), request.with_snapshots));
+  ASSIGN_OR_CO_RETURN(const auto trashed,
+                      co_await store_.remove(std::move(request.name),
+                                             {.with_snapshots = request.with_snapshots, .now = request.now}));
+  co_return removed_result(trashed);
+}
+
+Task<Result<std::string>> Service::carry_out(TrashListRequest /*request*/, volume::Progress& /*progress*/) {
+  ASSIGN_OR_CO_RETURN(const auto entries, co_await store_.list_trash());
+  co_return trash_result(entries);
+}
+
+Task<Result<std::string>> Service::carry_out(TrashRestoreRequest request, volume::Progress& /*progress*/) {
+  ASSIGN_OR_CO_RETURN(const volume::VolumeInfo volume,
+                      co_await store_.restore(std::move(request.name), std::move(request.new_name)));
+  co_return volume_result(volume);
+}
+
+Task<Result<std::string>> Service::carry_out(TrashPurgeRequest request, volume::Progress& /*progress*/) {
+  CO_RETURN_IF_ERROR(co_await store_.purge(std::move(request.name)));
+  co_return done_result();
+}
+
+Task<Result<std::string>> Service::carry_out(LabelSetRequest request, volume::Progress& /*progress*/) {
+  volume::LabelChange change;
+  for (const std::string& label : request.labels) {
+    const size_t equals = label.find('=');
+    if (equals == std::string::npos)
+      co_return fail(Errc::invalid, fmt::format("\"{}\" is no label: KEY=VALUE is needed", label));
+    change.set[label.substr(0, equals)] = label.substr(equals + 1);
+  }
+  ASSIGN_OR_CO_RETURN(const volume::VolumeInfo volume,
+                      co_await store_.change_labels(std::move(request.name), std::move(change)));
+  co_return volume_result(volume);
+}
+
+Task<Result<std::string>> Service::carry_out(LabelRemoveRequest request, volume::Progress& /*progress*/) {
+  volume::LabelChange change;
+  change.removed = std::move(request.labels);
+  ASSIGN_OR_CO_RETURN(const volume::VolumeInfo volume,
+                      co_await store_.change_labels(std::move(request.name), std::move(change)));
+  co_return volume_result(volume);
+}
+
+Task<Result<std::string>> Service::carry_out(QuotaSetRequest request, volume::Progress& /*progress*/) {
+  ASSIGN_OR_CO_RETURN(const volume::VolumeInfo volume,
+                      co_await store_.set_quota(std::move(request.name), request.quota_bytes));
+  co_return volume_result(volume);
+}
+
+Task<Result<std::string>> Service::carry_out(GroupCreateRequest request, volume::Progress& /*progress*/) {
+  CO_RETURN_IF_ERROR(co_await store_.create_group(std::move(request.name), std::move(request.volumes)));
+  co_return done_result();
+}
+
+Task<Result<std::string>> Service::carry_out(GroupRemoveRequest request, volume::Progress& /*progress*/) {
+  CO_RETURN_IF_ERROR(co_await store_.remove_group(std::move(request.name)));
+  co_return done_result();
+}
+
+Task<Result<std::string>> Service::carry_out(GroupAddRequest request, volume::Progress& /*progress*/) {
+  volume::GroupChange change;
+  change.added = std::move(request.volumes);
+  CO_RETURN_IF_ERROR(co_await store_.change_group(std::move(request.name), std::move(change)));
+  co_return done_result();
+}
+
+Task<Result<std::string>> Service::carry_out(GroupTakeOutRequest request, volume::Progress& /*progress*/) {
+  volume::GroupChange change;
+  change.removed = std::move(request.volumes);
+  CO_RETURN_IF_ERROR(co_await store_.change_group(std::move(request.name), std::move(change)));
+  co_return done_result();
+}
+
+Task<Result<std::string>> Service::carry_out(GroupListRequest /*request*/, volume::Progress& /*progress*/) {
+  ASSIGN_OR_CO_RETURN(const auto groups, co_await store_.list_groups());
+  co_return groups_result(groups);
+}
+
+Task<Result<std::string>> Service::carry_out(GroupSnapRequest request, volume::Progress& /*progress*/) {
+  CO_RETURN_IF_ERROR(co_await store_.snapshot_group(std::move(request.name)));
+  co_return done_result();
+}
+
+Task<Result<std::string>> Service::carry_out(GroupRollbackRequest request, volume::Progress& /*progress*/) {
+  CO_RETURN_IF_ERROR(co_await store_.rollback_group(std::move(request.name)));
   co_return done_result();
 }
 

@@ -147,6 +147,7 @@ Task<Result<net::Acceptors>> RunningServer::adopt_sockets() {
 Task<Result<void>> RunningServer::open_store() {
   volume::Store::Options store_options;
   store_options.key_prefix = key_prefix(options_.store);
+  store_options.trash_retention = options_.trash_retention;
   store_options.ownership = {.takeover = options_.takeover,
                              .lease_duration = options_.lease_duration,
                              .process = this_process(),

@@ -49,6 +49,8 @@ struct ServerOptions {
   volume::Takeover takeover = volume::Takeover::when_free;
   Duration lease_duration = limits::kLeaseDuration;
 
+  Duration trash_retention = limits::kDefaultTrashRetention;  // as volume::Store::Options
+
   // Volumes to make where they are not there; `first_volume` where there is none at all.
   std::vector<config::VolumeSpec> volumes;
   std::optional<config::VolumeSpec> first_volume;

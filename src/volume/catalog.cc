@@ -9,7 +9,7 @@
 #include "base/assert.h"
 #include "base/endian.h"
 #include "base/log.h"
-#include "volume/layer_edits.h"
+#include "volume/labels.h"
 
 namespace fdbnbd::volume {
 
@@ -52,13 +52,17 @@ Catalog::Catalog(kv::Engine& engine, Executor& home, Options options)
       records_(engine, home, keys_, random_.next()),
       open_volumes_(records_, options_.volume_executors, options_.ownership, make_instance_id(random_)),
       open_snapshots_(records_, open_volumes_),
-      jobs_(records_, open_volumes_) {}
+      jobs_(records_, open_volumes_),
+      trash_(records_, open_volumes_, open_snapshots_, jobs_, options_.trash_retention),
+      groups_(records_, open_volumes_, jobs_, random_.next()) {}
 
 Catalog::~Catalog() = default;
 
 Task<Result<void>> Catalog::start() {
   CO_RETURN_IF_ERROR(co_await check_header());
-  co_return co_await jobs_.resume();
+  CO_RETURN_IF_ERROR(co_await jobs_.resume());
+  trash_.start();
+  co_return Result<void>{};
 }
 
 Task<Result<void>> Catalog::check_header() {
@@ -143,6 +147,8 @@ Task<Result<VolumeInfo>> Catalog::describe_volume(std::string name, const Volume
   info.block_bytes = records.volume.block_bytes();
   info.compression = records.volume.compression;
   info.created = records.volume.created;
+  info.quota_bytes = records.volume.quota_bytes;
+  info.labels = records.volume.labels;
   info.snapshots = std::move(snapshots);
   if (const auto opened = open_volumes_.find(records.volume.id)) info.sessions_count = opened->sessions_count;
   co_return info;
@@ -162,6 +168,7 @@ Task<Result<VolumeInfo>> Catalog::create(std::string name, CreateOptions options
   record.size_bytes = options.size_bytes;
   record.block_shift = static_cast<uint8_t>(std::countr_zero(options.block_bytes));
   record.compression = options.compression;
+  record.quota_bytes = options.quota_bytes;
   // An embedded store is one server: nothing to spread over.
   record.striping.stripes_count = engine_.capabilities().shared_between_hosts ? 16 : 1;
   record.created = options.created.value_or(home_.clock().wall_now());
@@ -266,67 +273,36 @@ Task<Result<VolumeInfo>> Catalog::resize(std::string name, uint64_t size_bytes, 
   co_return co_await info(std::move(name));
 }
 
-Task<Result<void>> Catalog::remove(std::string name, bool with_snapshots) {
-  if (!is_snapshot_name(name)) co_return co_await remove_volume(std::move(name), with_snapshots);
+Task<Result<std::optional<TrashEntry>>> Catalog::remove(std::string name, RemoveOptions options) {
+  if (!is_snapshot_name(name)) co_return co_await trash_.remove(std::move(name), options);
   ASSIGN_OR_CO_RETURN(SnapshotName parsed, parse_snapshot_name(name));
-  co_return co_await remove_snapshot(std::move(parsed));
+  CO_RETURN_IF_ERROR(co_await remove_snapshot(std::move(parsed)));
+  co_return std::nullopt;
 }
 
-Task<Result<void>> Catalog::remove_volume(std::string name, bool with_snapshots) {
-  ASSIGN_OR_CO_RETURN(const VolumeId found, co_await records_.find(name));
+Task<Result<VolumeInfo>> Catalog::restore(std::string name_or_id, std::string new_name) {
+  ASSIGN_OR_CO_RETURN(std::string name, co_await trash_.restore(std::move(name_or_id), std::move(new_name)));
+  co_return co_await info(std::move(name));
+}
+
+Task<Result<void>> Catalog::purge(std::optional<std::string> name_or_id) {
+  return trash_.purge(std::move(name_or_id));
+}
+
+Task<Result<VolumeInfo>> Catalog::change_labels(std::string name, LabelChange change) {
+  CO_RETURN_IF_ERROR(co_await volume::change_labels(records_, name, std::move(change)));
+  co_return co_await info(std::move(name));
+}
+
+Task<Result<VolumeInfo>> Catalog::set_quota(std::string name, uint64_t quota_bytes) {
   {
-    ASSIGN_OR_CO_RETURN(const OpenVolumes::Reservation reservation,
-                        co_await open_volumes_.reserve(found, name));
-    ASSIGN_OR_CO_RETURN(const auto claimed, co_await open_volumes_.claim(found, name));
-    std::optional<VolumeId> id;
-    auto body = [&](kv::Transaction& transaction) {
-      return remove_in(transaction, name, with_snapshots, id, claimed);
-    };
-    CO_RETURN_IF_ERROR(co_await records_.transact<void>(body));
+    ASSIGN_OR_CO_RETURN(const OpenVolumes::Hold held, co_await hold(name));
+    co_await go_to(held.executor());
+    const Result<void> set = co_await held.volume().set_quota(quota_bytes);
+    co_await go_to(home_);
+    if (!set) co_return tl::unexpected(set.error());
   }
-  co_await jobs_.take_up();
-  co_return Result<void>{};
-}
-
-Task<Result<void>> Catalog::remove_in(kv::Transaction& transaction, const std::string& name,
-                                      bool with_snapshots, std::optional<VolumeId>& id,
-                                      const std::optional<FenceRecord>& claimed) {
-  auto found = co_await records_.find(transaction, name);
-  // Gone or another one: an attempt with an unknown result had happened.
-  if (id && ((!found && found.error().code == Errc::not_found) || (found && *found != *id)))
-    co_return Result<void>{};
-  if (!found) co_return propagate(found);
-  id = *found;
-  ASSIGN_OR_CO_RETURN(const VolumeRecords records, co_await records_.load(transaction, *id, name));
-  if (claimed && !records.fence.same_tenure(*claimed))
-    co_return fail(Errc::busy, fmt::format("volume \"{}\" has just been opened by another server", name));
-  ASSIGN_OR_CO_RETURN(const auto snapshots, co_await records_.read_snapshots(transaction, *id, name));
-  if (!snapshots.empty() && !with_snapshots) {
-    co_return fail(
-        Errc::busy,
-        fmt::format(
-            "volume \"{}\" has {} snapshot{} (the newest is \"{}\"): remove them first, or all at once "
-            "with --snapshots",
-            name, snapshots.size(), snapshots.size() == 1 ? "" : "s", snapshots.back().name));
-  }
-  if (snapshots.size() > limits::kMaxSnapshotsPerRemoval) {
-    co_return fail(Errc::too_large,
-                   fmt::format("volume \"{}\" has {} snapshots, more than go at once: remove some first",
-                               name, snapshots.size()));
-  }
-  for (const SnapshotRow& snapshot : snapshots) {
-    if (open_snapshots_.find(snapshot.record.layer) == nullptr) continue;
-    co_return fail(Errc::busy, fmt::format("snapshot \"{}@{}\" is in use by NBD sessions: detach the clients "
-                                           "first",
-                                           name, snapshot.name));
-  }
-  CO_RETURN_IF_ERROR(co_await drop_snapshots(transaction, records_, snapshots, *id));
-  transaction.clear(keys_.name(name));
-  transaction.clear(keys_.volume(*id));
-  transaction.clear(keys_.fence(*id));
-  transaction.clear(keys_.heartbeat(*id));
-  transaction.clear(keys_.handover(*id));
-  co_return co_await drop_top(transaction, keys_, records.fence.top_layer);
+  co_return co_await info(std::move(name));
 }
 
 Task<Result<void>> Catalog::rename(std::string name, std::string new_name) {

@@ -5,22 +5,28 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "base/random.h"
 #include "kv/engine.h"
+#include "volume/groups.h"
 #include "volume/jobs.h"
 #include "volume/keys.h"
 #include "volume/open_snapshots.h"
 #include "volume/open_volumes.h"
 #include "volume/record_reader.h"
 #include "volume/records.h"
+#include "volume/snapshot_edits.h"
 #include "volume/store.h"
+#include "volume/trash.h"
 
 namespace fdbnbd::volume {
 
 // The Store: the verbs, over the records (RecordReader), the disks that are open in this process
-// (OpenVolumes, OpenSnapshots) and background work (Jobs). All data is the home executor's thread's.
+// (OpenVolumes, OpenSnapshots), background work (Jobs), the trash (Trash) and
+// groups (Groups). All data is the home executor's
+// thread's.
 class Catalog final : public Store {
  public:
   Catalog(kv::Engine& engine, Executor& home, Options options);
@@ -35,13 +41,28 @@ class Catalog final : public Store {
   Task<Result<std::vector<VolumeInfo>>> list_volumes() override;
   Task<Result<VolumeInfo>> info(std::string name) override;
   Task<Result<VolumeInfo>> resize(std::string name, uint64_t size_bytes, bool allow_shrink) override;
-  Task<Result<void>> remove(std::string name, bool with_snapshots) override;
+  Task<Result<std::optional<TrashEntry>>> remove(std::string name, RemoveOptions options) override;
+  Task<Result<std::vector<TrashEntry>>> list_trash() override { return trash_.list(); }
+  Task<Result<VolumeInfo>> restore(std::string name_or_id, std::string new_name) override;
+  Task<Result<void>> purge(std::optional<std::string> name_or_id) override;
+  Task<Result<VolumeInfo>> change_labels(std::string name, LabelChange change) override;
+  Task<Result<VolumeInfo>> set_quota(std::string name, uint64_t quota_bytes) override;
   Task<Result<void>> rename(std::string name, std::string new_name) override;
   Task<Result<void>> snapshot(std::vector<std::string> names, std::optional<WallTime> created) override;
   Task<Result<VolumeInfo>> rollback(std::string snapshot_name) override;
   Task<Result<VolumeInfo>> clone(std::string snapshot_name, std::string new_name) override;
   Task<Result<VolumeInfo>> flatten(std::string name, Progress* progress) override;
   Task<Result<VolumeInfo>> copy(std::string source, std::string new_name, Progress* progress) override;
+  Task<Result<void>> create_group(std::string name, std::vector<std::string> volumes) override {
+    return groups_.create(std::move(name), std::move(volumes));
+  }
+  Task<Result<void>> remove_group(std::string name) override { return groups_.remove(std::move(name)); }
+  Task<Result<void>> change_group(std::string name, GroupChange change) override {
+    return groups_.change(std::move(name), std::move(change));
+  }
+  Task<Result<std::vector<GroupInfo>>> list_groups() override { return groups_.list(); }
+  Task<Result<void>> snapshot_group(std::string name) override { return groups_.snapshot(std::move(name)); }
+  Task<Result<void>> rollback_group(std::string name) override { return groups_.rollback(std::move(name)); }
   Task<Result<VolumeUsage>> usage(std::string name, Progress* progress) override;
   Task<Result<CheckReport>> check(std::optional<std::string> name, Progress* progress) override;
   Task<Result<std::vector<LockInfo>>> list_locks() override;
@@ -69,25 +90,16 @@ class Catalog final : public Store {
 
   Task<Result<void>> create_in(kv::Transaction& transaction, const std::string& name,
                                const VolumeRecord& record, LayerId layer);
-  Task<Result<void>> remove_volume(std::string name, bool with_snapshots);
-  Task<Result<void>> remove_in(kv::Transaction& transaction, const std::string& name, bool with_snapshots,
-                               std::optional<VolumeId>& id, const std::optional<FenceRecord>& claimed);
   Task<Result<void>> rename_in(kv::Transaction& transaction, const std::string& name,
                                const std::string& new_name, std::optional<VolumeId>& id);
   Task<Result<void>> check_header();
   Task<Result<void>> check_header_in(kv::Transaction& transaction, const StoreHeader& ours);
 
   // catalog_snapshots.cc
-  struct SnapshotPlan {
-    SnapshotName name;
-    LayerId new_top;
-  };
-  Task<Result<void>> snapshot_in(kv::Transaction& transaction, const std::vector<SnapshotPlan>& plans,
+  Task<Result<void>> snapshot_in(kv::Transaction& transaction, std::vector<SnapshotPlan>& plans,
                                  WallTime created);
   Task<Result<void>> clone_in(kv::Transaction& transaction, const SnapshotName& snapshot,
                               const std::string& new_name, VolumeId id, LayerId top, WallTime created);
-  Task<Result<void>> rollback_in(kv::Transaction& transaction, const SnapshotName& snapshot, LayerId new_top,
-                                 const std::optional<FenceRecord>& claimed);
   Task<Result<void>> remove_snapshot(SnapshotName name);
   Task<Result<void>> remove_snapshot_in(kv::Transaction& transaction, const SnapshotName& name,
                                         std::optional<LayerId>& layer);
@@ -130,6 +142,8 @@ class Catalog final : public Store {
   OpenVolumes open_volumes_;
   OpenSnapshots open_snapshots_;
   Jobs jobs_;
+  Trash trash_;
+  Groups groups_;
   std::vector<OpenVolumes::Hold> taken_over_;  // kept until their clients come
   GraceTimer grace_timer_{*this};
 };

@@ -5,24 +5,14 @@
 
 #include "volume/catalog.h"
 #include "volume/progress_relay.h"
+#include "volume/space_usage.h"
 
 // `check` and `du` over one volume or the store.
 
 namespace fdbnbd::volume {
 
 Task<Result<VolumeUsage>> Catalog::usage(std::string name, Progress* progress) {
-  ASSIGN_OR_CO_RETURN(const OpenVolumes::Hold held, co_await hold(name));
-  ProgressRelay relay(home_, progress);
-  co_await go_to(held.executor());
-  auto stored_bytes = co_await held.volume().measure_stored_bytes(&relay);
-  co_await go_to(home_);
-  if (!stored_bytes) co_return propagate(stored_bytes);
-  VolumeUsage usage;
-  usage.name = std::move(name);
-  usage.size_bytes = held.volume().size_bytes();
-  usage.used_bytes = held.volume().used_bytes();
-  usage.stored_bytes = *stored_bytes;
-  co_return usage;
+  return measure_space(records_, std::move(name), progress);
 }
 
 Task<Result<CheckReport>> Catalog::check(std::optional<std::string> name, Progress* progress) {
@@ -108,11 +98,26 @@ Task<Result<void>> Catalog::check_all_layers(CheckReport& report, Progress* prog
     // One that is deleting loses blocks and bitmaps in another order.
     if (id && record && record->state != LayerState::deleting) layers[LayerId{*id}] = "";
   }
-  for (const kv::KeyValue& row : fences) {
-    const auto record = FenceRecord::decode(row.value);
-    if (record) layers.erase(record->top_layer);
+  ASSIGN_OR_CO_RETURN(const auto trash,
+                      co_await records_.read_all(keys_.type_begin('X'), keys_.type_end('X')));
+  std::map<VolumeId, std::string> trashed;
+  for (const kv::KeyValue& row : trash) {
+    const auto id = keys_.id_of(row.key);
+    const auto record = TrashRecord::decode(row.value);
+    if (id && record) trashed[VolumeId{*id}] = record->name + " (in the trash)";
   }
-  std::map<VolumeId, std::string> name_of_id;
+  for (const kv::KeyValue& row : fences) {
+    const auto id = keys_.id_of(row.key);
+    const auto record = FenceRecord::decode(row.value);
+    if (!id || !record) continue;
+    const auto in_trash = trashed.find(VolumeId{*id});
+    if (in_trash == trashed.end()) {
+      layers.erase(record->top_layer);  // clients write it: check_volume() has read it
+    } else if (const auto layer = layers.find(record->top_layer); layer != layers.end()) {
+      layer->second = in_trash->second;
+    }
+  }
+  std::map<VolumeId, std::string> name_of_id = trashed;
   for (const kv::KeyValue& row : names) {
     const auto record = NameRecord::decode(row.value);
     if (record) name_of_id[record->volume] = keys_.name_of(row.key);

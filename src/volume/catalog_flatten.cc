@@ -59,7 +59,7 @@ Task<Result<VolumeInfo>> Catalog::copy(std::string source, std::string new_name,
   names.push_back(snapshot_name);
   CO_RETURN_IF_ERROR(co_await snapshot(std::move(names), std::nullopt));
   auto copied = co_await copy_snapshot(snapshot_name, std::move(new_name), progress);
-  const Result<void> removed = co_await remove(snapshot_name, false);
+  const auto removed = co_await remove(snapshot_name, {});
   if (!removed) {
     log::warning("snapshot \"{}\", which was made for a copy, is left: {}", snapshot_name,
                  removed.error().what);
@@ -73,7 +73,7 @@ Task<Result<VolumeInfo>> Catalog::copy_snapshot(std::string snapshot_name, std::
   auto flattened = co_await flatten(new_name, progress);
   if (flattened) co_return flattened;
   // Half a copy is none.
-  const Result<void> removed = co_await remove(new_name, false);
+  const auto removed = co_await remove(new_name, {.now = true});
   if (!removed) log::warning("volume \"{}\", half a copy, is left: {}", new_name, removed.error().what);
   co_return flattened;
 }

@@ -22,6 +22,7 @@ class GraphCheck {
 
   void check() {
     take_names();
+    take_trash();
     take_volumes();
     take_fences();
     take_jobs();
@@ -46,6 +47,7 @@ class GraphCheck {
   }
 
   void take_names();
+  void take_trash();
   void take_volumes();
   void take_fences();
   void take_jobs();
@@ -59,6 +61,7 @@ class GraphCheck {
   const Rows& rows_;
   CheckReport& report_;
   std::map<VolumeId, std::string> names_;
+  std::set<VolumeId> trashed_;
   std::map<LayerId, VolumeId> tops_;
   std::map<LayerId, std::string> snapshots_;  // VOL@SNAP
   std::set<LayerId> jobs_;
@@ -78,6 +81,21 @@ void GraphCheck::take_names() {
   }
 }
 
+// A volume in the trash has a record there instead of a name.
+void GraphCheck::take_trash() {
+  for (const kv::KeyValue& row : rows('X')) {
+    const auto id = keys_.id_of(row.key);
+    const auto record = TrashRecord::decode(row.value);
+    if (!id || !record) {
+      found("", id ? record.error().what : "a record of the trash with a damaged key");
+    } else if (!names_.emplace(VolumeId{*id}, record->name + " (in the trash)").second) {
+      found(names_[VolumeId{*id}], "it has a name and is in the trash");
+    } else {
+      trashed_.insert(VolumeId{*id});
+    }
+  }
+}
+
 void GraphCheck::take_volumes() {
   std::set<VolumeId> with_record;
   for (const kv::KeyValue& row : rows('I')) {
@@ -88,7 +106,12 @@ void GraphCheck::take_volumes() {
     }
     with_record.insert(VolumeId{*id});
     const auto record = VolumeRecord::decode(row.value);
-    if (!record) found(names_[VolumeId{*id}], record.error().what);
+    if (!record) {
+      found(names_[VolumeId{*id}], record.error().what);
+    } else if (record->is_trashed != trashed_.contains(VolumeId{*id})) {
+      found(names_[VolumeId{*id}], record->is_trashed ? "its record says that it is in the trash"
+                                                      : "its record does not say that it is in the trash");
+    }
   }
   for (const auto& [id, name] : names_) {
     if (!with_record.contains(id)) found(name, "its volume record is missing");
@@ -249,7 +272,7 @@ void GraphCheck::check_children() {
 Task<Result<Catalog::Graph>> Catalog::read_graph(kv::Transaction& transaction) {
   transaction.set_background();
   Graph rows;
-  for (const char type : {'V', 'I', 'F', 'L', 'T', 'N', 'C'}) {
+  for (const char type : {'V', 'X', 'I', 'F', 'L', 'T', 'N', 'C'}) {
     std::string begin = keys_.type_begin(type);
     const std::string end = keys_.type_end(type);
     while (true) {  // one transaction, so one instant

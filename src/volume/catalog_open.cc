@@ -72,6 +72,7 @@ Task<void> Catalog::close() {
   taken_over_.clear();
   co_await open_volumes_.close();
   co_await open_snapshots_.wait_until_unused();
+  co_await trash_.close();
   co_await jobs_.join();
 }
 

@@ -7,18 +7,11 @@
 #include "base/assert.h"
 #include "volume/catalog.h"
 #include "volume/layer_edits.h"
+#include "volume/snapshot_edits.h"
 
 // Snapshots, clones and rollback: a few records each, whatever the volume holds.
 
 namespace fdbnbd::volume {
-
-namespace {
-
-Error record_missing(const std::string& volume) {
-  return {Errc::corruption, fmt::format("volume \"{}\": a record of it is missing", volume)};
-}
-
-}  // namespace
 
 // Taking a snapshot
 
@@ -37,7 +30,7 @@ Task<Result<void>> Catalog::snapshot(std::vector<std::string> names, std::option
           Errc::invalid,
           fmt::format("volume \"{}\" is named twice: one instant gives one snapshot", parsed.volume));
     }
-    plans.push_back({std::move(parsed), LayerId{new_id()}});
+    plans.push_back({.id = {}, .name = std::move(parsed), .new_top = LayerId{new_id()}});
   }
   const WallTime time = created.value_or(home_.clock().wall_now());
   auto body = [&](kv::Transaction& transaction) { return snapshot_in(transaction, plans, time); };
@@ -45,58 +38,17 @@ Task<Result<void>> Catalog::snapshot(std::vector<std::string> names, std::option
   co_return co_await engine_.sync(home_);
 }
 
-// The fence records change, so writes that are on their way with the old top layers all fail, and their
-// owners bring them to the new ones: each write is either before the instant or behind it, on all volumes
-// alike.
-Task<Result<void>> Catalog::snapshot_in(kv::Transaction& transaction, const std::vector<SnapshotPlan>& plans,
+Task<Result<void>> Catalog::snapshot_in(kv::Transaction& transaction, std::vector<SnapshotPlan>& plans,
                                         WallTime created) {
   std::vector<std::string> wanted;
   for (const SnapshotPlan& plan : plans) wanted.push_back(keys_.name(plan.name.volume));
   ASSIGN_OR_CO_RETURN(const RecordReader::Values names, co_await records_.read_points(transaction, wanted));
-  std::vector<VolumeId> ids;
-  wanted.clear();
   for (size_t i = 0; i < plans.size(); ++i) {
-    const SnapshotName& name = plans[i].name;
-    if (!names[i]) co_return fail(Errc::not_found, fmt::format("there is no volume \"{}\"", name.volume));
+    if (!names[i]) co_return tl::unexpected(no_volume(plans[i].name.volume));
     ASSIGN_OR_CO_RETURN(const NameRecord record, NameRecord::decode(*names[i]));
-    ids.push_back(record.volume);
-    wanted.push_back(keys_.volume(record.volume));
-    wanted.push_back(keys_.fence(record.volume));
-    wanted.push_back(keys_.snapshot(record.volume, name.snapshot));
-    wanted.push_back(keys_.layer(plans[i].new_top));
+    plans[i].id = record.volume;
   }
-  ASSIGN_OR_CO_RETURN(const RecordReader::Values values, co_await records_.read_points(transaction, wanted));
-  std::vector<VolumeRecords> records;
-  wanted.clear();
-  for (size_t i = 0; i < plans.size(); ++i) {
-    const SnapshotName& name = plans[i].name;
-    const auto& volume_value = values[4 * i];
-    const auto& fence_value = values[4 * i + 1];
-    if (values[4 * i + 3]) co_return Result<void>{};  // an attempt with an unknown result had happened
-    if (values[4 * i + 2])
-      co_return fail(Errc::exists, fmt::format("snapshot \"{}\" exists already", name.full()));
-    if (!volume_value || !fence_value) co_return tl::unexpected(record_missing(name.volume));
-    ASSIGN_OR_CO_RETURN(const VolumeRecord volume, VolumeRecord::decode(*volume_value));
-    ASSIGN_OR_CO_RETURN(const FenceRecord fence, FenceRecord::decode(*fence_value));
-    records.push_back({volume, fence});
-    wanted.push_back(keys_.usage(fence.top_layer));
-  }
-  ASSIGN_OR_CO_RETURN(const RecordReader::Values usages, co_await records_.read_points(transaction, wanted));
-  for (size_t i = 0; i < plans.size(); ++i) {
-    const VolumeRecord& volume = records[i].volume;
-    FenceRecord fence = records[i].fence;
-    ++fence.barrier;
-    SnapshotRecord snapshot;
-    snapshot.layer = std::exchange(fence.top_layer, plans[i].new_top);
-    snapshot.size_bytes = volume.size_bytes;
-    snapshot.created = created;
-    snapshot.sequence = fence.barrier;
-    transaction.set(keys_.snapshot(ids[i], plans[i].name.snapshot), snapshot.encode());
-    transaction.set(keys_.fence(ids[i]), fence.encode());
-    add_layer(transaction, keys_, plans[i].new_top, snapshot.layer, volume);
-    if (usages[i]) transaction.set(keys_.usage(plans[i].new_top), *usages[i]);
-  }
-  co_return Result<void>{};
+  co_return co_await take_snapshots(transaction, records_, plans, created);
 }
 
 // Clones
@@ -135,6 +87,8 @@ Task<Result<void>> Catalog::clone_in(kv::Transaction& transaction, const Snapsho
   volume.id = id;
   volume.size_bytes = found->record.size_bytes;
   volume.created = created;
+  volume.quota_bytes = 0;
+  volume.labels.clear();
   FenceRecord fence;
   fence.top_layer = top;
   transaction.set(keys_.name(new_name), NameRecord{id}.encode());
@@ -154,44 +108,13 @@ Task<Result<VolumeInfo>> Catalog::rollback(std::string snapshot_name) {
     ASSIGN_OR_CO_RETURN(const OpenVolumes::Reservation reservation,
                         co_await open_volumes_.reserve(id, snapshot.volume));
     ASSIGN_OR_CO_RETURN(const auto claimed, co_await open_volumes_.claim(id, snapshot.volume));
-    const LayerId new_top{new_id()};
-    auto body = [&](kv::Transaction& transaction) {
-      return rollback_in(transaction, snapshot, new_top, claimed);
-    };
+    const RollbackPlan plan{.id = id, .name = snapshot, .new_top = LayerId{new_id()}, .claimed = claimed};
+    auto body = [&](kv::Transaction& transaction) { return roll_back(transaction, records_, plan); };
     CO_RETURN_IF_ERROR(co_await records_.transact<void>(body));
   }
   co_await jobs_.take_up();
   CO_RETURN_IF_ERROR(co_await engine_.sync(home_));
   co_return co_await info(snapshot.volume);
-}
-
-Task<Result<void>> Catalog::rollback_in(kv::Transaction& transaction, const SnapshotName& snapshot,
-                                        LayerId new_top, const std::optional<FenceRecord>& claimed) {
-  auto found = co_await records_.find_snapshot(transaction, snapshot);
-  if (!found) co_return propagate(found);
-  ASSIGN_OR_CO_RETURN(const VolumeRecords records,
-                      co_await records_.load(transaction, found->volume, snapshot.volume));
-  if (records.fence.top_layer == new_top)
-    co_return Result<void>{};  // an attempt with an unknown result had happened
-  if (claimed && !records.fence.same_tenure(*claimed)) {
-    co_return fail(Errc::busy,
-                   fmt::format("volume \"{}\" has just been opened by another server", snapshot.volume));
-  }
-  CO_RETURN_IF_ERROR(co_await drop_top(transaction, keys_, records.fence.top_layer));
-  VolumeRecord volume = records.volume;
-  volume.size_bytes = found->record.size_bytes;
-  FenceRecord fence;
-  fence.epoch = records.fence.epoch + 1;  // whoever had it open does not have it any more
-  fence.barrier = records.fence.barrier + 1;
-  fence.top_layer = new_top;
-  const std::string usage_key = keys_.usage(found->record.layer);
-  auto usage = co_await transaction.get(usage_key, kv::Isolation::serializable);
-  if (!usage) co_return propagate(usage);
-  transaction.set(keys_.volume(volume.id), volume.encode());
-  transaction.set(keys_.fence(volume.id), fence.encode());
-  add_layer(transaction, keys_, new_top, found->record.layer, volume);
-  if (usage->has_value()) transaction.set(keys_.usage(new_top), **usage);
-  co_return Result<void>{};
 }
 
 // Removal

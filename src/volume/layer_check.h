@@ -10,7 +10,7 @@
 #include "volume/keys.h"
 #include "volume/store.h"
 
-// Reading all that one layer stores: `check` and `du`.
+// Reading all that one layer stores, for `check`.
 
 namespace fdbnbd::volume {
 

@@ -325,7 +325,8 @@ TEST_F(LeaseTest, LocksAreListedWithTheirHolders) {
 TEST_F(LeaseTest, AVolumeThatIsServedElsewhereIsNotRemoved) {
   std::optional<Result<void>> removed;
   const auto remove = [](Host& host, std::optional<Result<void>>& result) -> Task<void> {
-    result = co_await host.store->remove("disk", false);
+    const auto done = co_await host.store->remove("disk", {.now = true});
+    result = done ? Result<void>() : Result<void>(tl::unexpected(done.error()));
   };
   TaskScope scope;
   scope.spawn(remove(b_, removed));

@@ -68,6 +68,20 @@ Task<Result<VolumeId>> RecordReader::find(const std::string& name) {
 
 Task<Result<VolumeRecords>> RecordReader::load(kv::Transaction& transaction, VolumeId id,
                                                const std::string& name) {
+  ASSIGN_OR_CO_RETURN(VolumeRecords records, co_await load_any(transaction, id, name));
+  if (records.volume.is_trashed) co_return tl::unexpected(no_volume(name));
+  co_return records;
+}
+
+Task<Result<VolumeRecords>> RecordReader::load_trashed(kv::Transaction& transaction, VolumeId id,
+                                                       const std::string& name) {
+  ASSIGN_OR_CO_RETURN(VolumeRecords records, co_await load_any(transaction, id, name));
+  if (!records.volume.is_trashed) co_return fail(Errc::not_found, "the volume is not in the trash any more");
+  co_return records;
+}
+
+Task<Result<VolumeRecords>> RecordReader::load_any(kv::Transaction& transaction, VolumeId id,
+                                                   const std::string& name) {
   const std::string volume_key = keys_.volume(id);
   const std::string fence_key = keys_.fence(id);
   auto volume = co_await transaction.get(volume_key, kv::Isolation::serializable);

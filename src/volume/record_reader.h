@@ -75,8 +75,12 @@ class RecordReader {
   // A volume by its name.
   Task<Result<VolumeId>> find(kv::Transaction& transaction, const std::string& name);
   Task<Result<VolumeId>> find(const std::string& name);
+  // One in the trash is not_found.
   Task<Result<VolumeRecords>> load(kv::Transaction& transaction, VolumeId id, const std::string& name);
   Task<Result<VolumeRecords>> load(VolumeId id, const std::string& name);
+  // Of a volume in the trash.
+  Task<Result<VolumeRecords>> load_trashed(kv::Transaction& transaction, VolumeId id,
+                                           const std::string& name);
   // Empty where it has none.
   Task<Result<std::string>> name_of(VolumeId id);
 
@@ -99,6 +103,8 @@ class RecordReader {
   Task<Result<Values>> read_points(kv::Transaction& transaction, const std::vector<std::string>& keys);
 
  private:
+  Task<Result<VolumeRecords>> load_any(kv::Transaction& transaction, VolumeId id, const std::string& name);
+
   kv::Engine& engine_;
   Executor& executor_;
   const KeySpace& keys_;

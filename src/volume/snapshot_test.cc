@@ -81,7 +81,11 @@ class SnapshotTest : public testing::Test {
         << report.findings.front().volume << ": " << report.findings.front().what;
   }
   Result<void> snap(const std::string& name) { return run(store_->snapshot({name}, {})); }
-  Result<void> remove(const std::string& name) { return run(store_->remove(name, false)); }
+  Result<void> remove(const std::string& name, bool with_snapshots = false) {
+    const auto removed = run(store_->remove(name, {.with_snapshots = with_snapshots, .now = true}));
+    if (!removed) return tl::unexpected(removed.error());
+    return {};
+  }
 
   SimLoop loop_{1};
   std::shared_ptr<kv::MemoryDisk> disk_;
@@ -268,7 +272,7 @@ TEST_F(SnapshotTest, AClonesWritesAreItsOwnAndItDoesNotNeedTheOriginal) {
   EXPECT_EQ(content(*open_disk("disk@a"), 1), 1);
   settle();
   EXPECT_EQ(remove("disk").error().code, Errc::busy);
-  ASSERT_TRUE(run(store_->remove("disk", true)));
+  ASSERT_TRUE(remove("disk", true));
   run(store_->wait_for_reclaim());
   EXPECT_EQ(content(*copy, 0), 1);
   EXPECT_EQ(content(*copy, 1), 3);
@@ -429,7 +433,7 @@ TEST_F(SnapshotTest, AFlattenedCloneStandsAlone) {
   expect_clean();
   // A block that goes now must not come back from the former parent.
   ASSERT_TRUE(run(copy->trim(7 * kBlock, kBlock, {})));
-  ASSERT_TRUE(run(store_->remove("disk", true)));
+  ASSERT_TRUE(remove("disk", true));
   run(store_->wait_for_reclaim());
   EXPECT_EQ(stored_blocks_count(), 1508U);
   EXPECT_EQ(content(*copy, 4), 1);

@@ -34,6 +34,7 @@ struct CreateOptions {
   uint32_t block_bytes = 4096;  // a power of two, limits::kMinBlockBytes to kMaxBlockBytes
   Compression compression = Compression::lz4;
   std::optional<WallTime> created = {};  // now, where it is not given
+  uint64_t quota_bytes = 0;              // bound of what it uses; 0: none
 };
 
 // What people note on a volume, sorted by key.
@@ -54,6 +55,8 @@ struct VolumeInfo {
   Compression compression = Compression::none;
   WallTime created{};
   bool read_only = false;
+  uint64_t quota_bytes = 0;  // bound of used_bytes; 0: none
+  Labels labels;
   uint32_t sessions_count = 0;          // NBD sessions that have it open now, in this process
   std::vector<SnapshotInfo> snapshots;  // in the order in which they were taken
 };
@@ -74,13 +77,67 @@ inline bool is_snapshot_name(std::string_view name) {
 // Splits at the first '@'; both parts follow the rules of volume names. Errc::invalid.
 Result<SnapshotName> parse_snapshot_name(std::string_view name);
 
-// What `du` tells: found by reading every stored block of the volume.
+struct RemoveOptions {
+  bool with_snapshots = false;  // of a volume
+  bool now = false;             // not by way of the trash
+};
+
+// A volume in the trash. Its name may be there several times, its id is there once.
+struct TrashEntry {
+  std::string name;  // the one it had
+  uint64_t id = 0;
+  uint64_t size_bytes = 0;
+  uint64_t used_bytes = 0;  // as VolumeInfo
+  uint64_t snapshots_count = 0;
+  WallTime trashed{};
+  WallTime expires{};  // it is purged some time after that
+};
+
+struct LabelChange {
+  Labels set;
+  std::vector<std::string> removed;  // keys
+};
+
+// Errc::invalid where the key or the value is not as it has to be: a key has 1 to limits::kMaxLabelKeyBytes
+// bytes of UTF-8 without '=' and control characters, a value at most limits::kMaxLabelValueBytes without
+// control characters.
+Result<void> check_label(std::string_view key, std::string_view value);
+
+// Whether the labels have all that `filters` name, each KEY or KEY=VALUE.
+bool labels_match(const Labels& labels, const std::vector<std::string>& filters);
+
+// Volumes that snapshots are taken of together.
+struct GroupInfo {
+  std::string name;
+  std::vector<std::string> members;     // names of volumes, sorted; without those in the trash
+  std::vector<SnapshotInfo> snapshots;  // that all members have, of one instant; size_bytes is their sum
+};
+
+struct GroupChange {
+  std::vector<std::string> added;  // names of volumes
+  std::vector<std::string> removed;
+};
+
+// What a snapshot takes, or a volume without its snapshots. Bytes but used_bytes are of keys and values as
+// stored: after compression, before the engine's own overhead.
+struct SpaceUsage {
+  uint64_t used_bytes = 0;    // logical, as VolumeInfo
+  uint64_t stored_bytes = 0;  // all that it reads
+  uint64_t unique_bytes = 0;  // come back when it alone is removed and background work is done
+  uint64_t shared_bytes = 0;  // of what it reads, the rest
+};
+
+// What `du` tells: found by reading every block that is stored of the volume and its snapshots, and exact
+// where nothing of them changes meanwhile.
 struct VolumeUsage {
   std::string name;
   uint64_t size_bytes = 0;
-  uint64_t used_bytes = 0;  // logical, as VolumeInfo
-  uint64_t stored_bytes =
-      0;  // keys and values as stored: after compression, before the engine's own overhead
+  SpaceUsage space;
+  struct Snapshot {
+    std::string name;  // without the volume's
+    SpaceUsage space;
+  };
+  std::vector<Snapshot> snapshots;  // in the order in which they were taken
 };
 
 // One thing that is wrong, as `check` tells it.
@@ -153,6 +210,8 @@ class Store : public block::ExportRegistry {
     std::string key_prefix;
     // The executors that volumes live on; each volume is given one when it is opened. Not empty.
     std::vector<Executor*> volume_executors;
+    // How long removed volumes stay in the trash; 0: there is none.
+    Duration trash_retention = limits::kDefaultTrashRetention;
     // Means nothing in an embedded store, which one process has to itself.
     Ownership ownership;
     // Where ids come from; 0: from the operating system.
@@ -180,9 +239,27 @@ class Store : public block::ExportRegistry {
   virtual Task<Result<VolumeInfo>> resize(std::string name, uint64_t size_bytes, bool allow_shrink) = 0;
 
   // A volume or a snapshot. busy while sessions have it open, and where a volume has snapshots, unless
-  // `with_snapshots`. Clones do not mind. Returns when it is gone by name; its space is reclaimed in the
-  // background and after a restart.
-  virtual Task<Result<void>> remove(std::string name, bool with_snapshots) = 0;
+  // `with_snapshots`. Clones do not mind. Returns when it is gone by name. A volume goes to the trash with
+  // all it has, unless the options say `now` or the trash is off: that entry, where it does. The space of
+  // what is removed at once is reclaimed in the background and after a restart.
+  virtual Task<Result<std::optional<TrashEntry>>> remove(std::string name, RemoveOptions options) = 0;
+
+  // What is in the trash, the oldest first.
+  virtual Task<Result<std::vector<TrashEntry>>> list_trash() = 0;
+
+  // Brings a volume back from the trash, as `new_name` or, where that is empty, under the name it had. By
+  // name or id: invalid where the name is there several times. exists; not_found.
+  virtual Task<Result<VolumeInfo>> restore(std::string name_or_id, std::string new_name) = 0;
+
+  // Removes a volume that is in the trash, or all of them. As restore().
+  virtual Task<Result<void>> purge(std::optional<std::string> name_or_id) = 0;
+
+  // invalid; too_large where there would be too many. Also while the volume is open, anywhere.
+  virtual Task<Result<VolumeInfo>> change_labels(std::string name, LabelChange change) = 0;
+
+  // Bounds what a volume uses; 0: no bound. Online. It may be below what is used already: then writes that
+  // need more are no_space until enough has been trimmed.
+  virtual Task<Result<VolumeInfo>> set_quota(std::string name, uint64_t quota_bytes) = 0;
 
   // Takes snapshots (VOL@SNAP) of several volumes at one instant, also while they are written: what was
   // answered before the call is in them; of what is under way, each volume has a part that a crash could have
@@ -208,6 +285,19 @@ class Store : public block::ExportRegistry {
 
   // Makes a volume that is a copy of a volume as it is now, or of a snapshot, and shares nothing with it.
   virtual Task<Result<VolumeInfo>> copy(std::string source, std::string new_name, Progress* progress) = 0;
+
+  // Groups. Their names follow the rules of volume names; a volume may be in several. exists; not_found;
+  // too_large above limits::kMaxGroupMembers.
+  virtual Task<Result<void>> create_group(std::string name, std::vector<std::string> volumes) = 0;
+  // The volumes and their snapshots stay.
+  virtual Task<Result<void>> remove_group(std::string name) = 0;
+  virtual Task<Result<void>> change_group(std::string name, GroupChange change) = 0;
+  virtual Task<Result<std::vector<GroupInfo>>> list_groups() = 0;
+  // GROUP@SNAP: takes the snapshot of all members at one instant, as snapshot().
+  virtual Task<Result<void>> snapshot_group(std::string name) = 0;
+  // GROUP@SNAP: as rollback() for all members, or none. invalid where their snapshots are of several
+  // instants.
+  virtual Task<Result<void>> rollback_group(std::string name) = 0;
 
   virtual Task<Result<VolumeUsage>> usage(std::string name, Progress* progress) = 0;
 

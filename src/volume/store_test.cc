@@ -74,8 +74,8 @@ TEST_F(StoreTest, VolumesAreMadeListedRenamedResizedAndRemoved) {
   EXPECT_EQ(run(store_->resize("c", 512, true)).value().size_bytes, 512U);
   reopen();
   EXPECT_EQ(run(store_->info("c")).value().size_bytes, 512U);
-  ASSERT_TRUE(run(store_->remove("b", false)));
-  EXPECT_EQ(run(store_->remove("b", false)).error().code, Errc::not_found);
+  ASSERT_TRUE(run(store_->remove("b", {.now = true})));
+  EXPECT_EQ(run(store_->remove("b", {.now = true})).error().code, Errc::not_found);
   EXPECT_EQ(run(store_->list_volumes()).value().size(), 1U);
 }
 
@@ -128,11 +128,11 @@ TEST_F(StoreTest, AVolumeInUseIsNotRemoved) {
   ASSERT_TRUE(create("disk"));
   auto disk = run(store_->open(loop_, "disk")).value();
   EXPECT_EQ(run(store_->info("disk")).value().sessions_count, 1U);
-  EXPECT_EQ(run(store_->remove("disk", false)).error().code, Errc::busy);
+  EXPECT_EQ(run(store_->remove("disk", {.now = true})).error().code, Errc::busy);
   disk.reset();
   while (loop_.step()) {
   }
-  EXPECT_TRUE(run(store_->remove("disk", false)));
+  EXPECT_TRUE(run(store_->remove("disk", {.now = true})));
 }
 
 TEST_F(StoreTest, TheEmptyNameIsTheOnlyVolume) {
@@ -151,7 +151,7 @@ TEST_F(StoreTest, RemovedVolumesLeaveNothingBehind) {
   disk.reset();
   while (loop_.step()) {
   }
-  ASSERT_TRUE(run(store_->remove("disk", false)));
+  ASSERT_TRUE(run(store_->remove("disk", {.now = true})));
   run(store_->wait_for_reclaim());
   const auto left = rows(std::string(1, '\0'), "\xff");
   ASSERT_EQ(left.size(), 1U) << "only the store's header";
@@ -167,7 +167,7 @@ TEST_F(StoreTest, ReclaimGoesOnAfterARestart) {
   }
   // Everything fails from the removal's commit on, as when the process dies there.
   Store& store = *store_;
-  EXPECT_TRUE(run(store.remove("disk", false)));
+  EXPECT_TRUE(run(store.remove("disk", {.now = true})));
   engine_->crash({});
   run(store.close());
   store_.reset();
@@ -249,7 +249,7 @@ TEST_F(StoreTest, UnknownResultsOfMetadataCommitsAreSettled) {
     engine_->faults().fail_next_commits(fault, 2);
     ASSERT_TRUE(run(store_->resize("other", 2 << 20, false)));
     engine_->faults().fail_next_commits(fault);
-    ASSERT_TRUE(run(store_->remove("other", false)));
+    ASSERT_TRUE(run(store_->remove("other", {.now = true})));
     EXPECT_TRUE(run(store_->list_volumes()).value().empty());
   }
   run(store_->wait_for_reclaim());

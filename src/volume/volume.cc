@@ -115,6 +115,9 @@ Task<Result<void>> Volume::write(uint64_t offset_bytes, ByteView data, block::Wr
     co_await lock.acquire();
     CO_RETURN_IF_ERROR(check_tenure());
     CO_RETURN_IF_ERROR(check_inside(offset_bytes, data.size(), Errc::past_end));
+    const uint64_t added_blocks_count = record_.quota_bytes == 0 ? 0 : count_added_blocks(offset_bytes, data);
+    CO_RETURN_IF_ERROR(check_quota(added_blocks_count));
+    const QuotaClaim claim(quota_claimed_blocks_count_, added_blocks_count);
     CO_RETURN_IF_ERROR(co_await write_locked(offset_bytes, data, BlockState::absent));
   }
   if (options.fua) co_return co_await flush();
@@ -321,10 +324,8 @@ Task<Result<void>> Volume::resize(uint64_t size_bytes) {
     // grow.
     CO_RETURN_IF_ERROR(co_await clear_locked(size_bytes, old_size - size_bytes, BlockState::absent));
   }
-  VolumeRecord record = record_;
-  record.size_bytes = size_bytes;
-  CO_RETURN_IF_ERROR(co_await commit_record(record));
-  record_ = record;
+  const auto set_size = [size_bytes](VolumeRecord& record) { record.size_bytes = size_bytes; };
+  CO_RETURN_IF_ERROR(co_await change_record(set_size));
   size_bytes_.store(size_bytes, std::memory_order_relaxed);
   co_return Result<void>{};
 }

@@ -10,6 +10,7 @@
 #include "async/range_lock.h"
 #include "async/scope.h"
 #include "async/semaphore.h"
+#include "base/function.h"
 #include "block/export.h"
 #include "kv/engine.h"
 #include "volume/chain_reader.h"
@@ -65,6 +66,9 @@ class Volume final : public block::Export {
   // Online; a shrink waits for the requests in the part that goes.
   Task<Result<void>> resize(uint64_t size_bytes);
 
+  // Bounds what the volume uses from now on; 0: no bound.
+  Task<Result<void>> set_quota(uint64_t quota_bytes);
+
   // One step of moving what `parent` holds into `top`, whose only parent it is: the first extent from
   // `next_extent` on, which is moved on. False where nothing is left or where `top` is not the top any more.
   Task<Result<bool>> merge_parent(LayerId parent, LayerId top, uint64_t& next_extent);
@@ -84,9 +88,6 @@ class Volume final : public block::Export {
   // Verifies every block that the top layer stores against its checksum and the bitmaps against what is
   // stored, beside requests. Adds to `report`.
   Task<Result<void>> check(CheckReport& report, Progress* progress);
-
-  // Bytes of keys and values that the top layer stores.
-  Task<Result<uint64_t>> measure_stored_bytes(Progress* progress);
 
   // Whether the volume is not this process's any more: requests fail, and it has to be opened anew. Any
   // thread.
@@ -125,7 +126,32 @@ class Volume final : public block::Export {
   Task<Result<void>> transact_as_owner(Body& body);
   template <typename Body>
   Task<Result<void>> run_as_owner(kv::Transaction& transaction, Body& body);
-  Task<Result<void>> commit_record(const VolumeRecord& record);
+  // Runs `attempt(transaction)`, which does something only while the volume is ours, until that is decided.
+  template <typename Attempt>
+  Task<Result<void>> decide_as_owner(Attempt& attempt);
+  // Reads the record once the volume is ours: it may have changed, or gone to the trash, before that.
+  Task<Result<void>> reload_record();
+  // Changes the stored record, of which others change parts that do not matter here, and then ours.
+  Task<Result<void>> change_record(FunctionRef<void(VolumeRecord&)> change);
+  Task<Result<void>> change_record_in(kv::Transaction& transaction, FunctionRef<void(VolumeRecord&)> change);
+
+  // Keeps blocks that a write is about to add within the quota until they are counted.
+  class QuotaClaim {
+   public:
+    QuotaClaim(uint64_t& claimed_count, uint64_t count) : claimed_count_(claimed_count), count_(count) {
+      claimed_count_ += count_;
+    }
+    QuotaClaim(const QuotaClaim&) = delete;
+    QuotaClaim& operator=(const QuotaClaim&) = delete;
+    ~QuotaClaim() { claimed_count_ -= count_; }
+
+   private:
+    uint64_t& claimed_count_;
+    const uint64_t count_;
+  };
+  // How many blocks more than now hold data once `data` is written there. With the range lock.
+  uint64_t count_added_blocks(uint64_t offset_bytes, ByteView data) const;
+  Result<void> check_quota(uint64_t added_blocks_count) const;
 
   BlockSpan span_of(uint64_t offset_bytes, uint64_t length_bytes) const;
   Result<void> check_inside(uint64_t offset_bytes, uint64_t length_bytes, Errc past_end) const;
@@ -171,7 +197,8 @@ class Volume final : public block::Export {
   CommitQueue commits_;
   RangeLock locks_;  // in blocks
   ChainReader chain_;
-  Random random_;  // for back-off
+  Random random_;                            // for back-off
+  uint64_t quota_claimed_blocks_count_ = 0;  // by writes under way
   Semaphore admission_{limits::kMaxRequestsPerVolume};
   TaskScope tasks_;                      // that end before close() does
   std::atomic<uint64_t> used_bytes_{0};  // written by the executor's thread

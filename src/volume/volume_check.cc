@@ -127,27 +127,4 @@ Task<Result<void>> Volume::check_gap(uint64_t begin_extent, uint64_t end_extent,
   co_return co_await check_extents(begin_extent, end_extent, report);
 }
 
-Task<Result<uint64_t>> Volume::measure_stored_bytes(Progress* progress) {
-  const uint64_t total_bytes = used_bytes();
-  CountingSink sink;
-  uint64_t done_blocks = 0;
-  uint64_t next_extent = 0;
-  while (true) {
-    if (progress != nullptr) {
-      if (progress->cancelled()) co_return tl::unexpected(cancelled());
-      progress->on_progress(done_blocks << record_.block_shift, total_bytes);
-    }
-    CO_RETURN_IF_ERROR(check_tenure());
-    std::optional<uint64_t> populated;
-    chain_.map().for_each_extent(next_extent, UINT64_MAX, [&](uint64_t extent_index, const ExtentBits& bits) {
-      populated = extent_index;
-      done_blocks += bits.data_count();
-      return false;
-    });
-    if (!populated) co_return sink.bytes_count;
-    CO_RETURN_IF_ERROR(co_await scan_extents(scan_of(update_top()), *populated, *populated + 1, sink));
-    next_extent = *populated + 1;
-  }
-}
-
 }  // namespace fdbnbd::volume

@@ -4,6 +4,7 @@
 
 #include "base/log.h"
 #include "kv/retry.h"
+#include "volume/record_reader.h"
 #include "volume/volume.h"
 
 // How a volume's tenure begins and ends.
@@ -16,6 +17,7 @@ Task<Result<std::unique_ptr<Volume>>> Volume::open(Environment environment, std:
   CO_RETURN_IF_ERROR(co_await volume->take());
   Result<void> begun = co_await volume->begin_tenure();
   if (begun) begun = co_await volume->load_layers();
+  if (begun) begun = co_await volume->reload_record();
   if (!begun) {
     if (volume->lease_) co_await volume->lease_->stop();
     co_await volume->tasks_.join();
@@ -80,15 +82,20 @@ Task<void> Volume::hand_over() {
   log::info("volume \"{}\" has been handed over", name_);
 }
 
-template <typename Body>
-Task<Result<void>> Volume::transact_as_owner(Body& body) {
-  auto checked_body = [this, &body](kv::Transaction& transaction) { return run_as_owner(transaction, body); };
+template <typename Attempt>
+Task<Result<void>> Volume::decide_as_owner(Attempt& attempt) {
   while (true) {
-    auto result = co_await kv::transact<void>(engine_, executor_, random_, checked_body);
+    auto result = co_await kv::transact<void>(engine_, executor_, random_, attempt);
     if (!result && result.error().code == Errc::fenced) co_return co_await fence_.refresh();
     if (result || result.error().code != Errc::unknown_result) co_return result;
     CO_RETURN_IF_ERROR(co_await fence_.barrier());
   }
+}
+
+template <typename Body>
+Task<Result<void>> Volume::transact_as_owner(Body& body) {
+  auto attempt = [this, &body](kv::Transaction& transaction) { return run_as_owner(transaction, body); };
+  co_return co_await decide_as_owner(attempt);
 }
 
 template <typename Body>
@@ -132,11 +139,42 @@ Task<Result<void>> Volume::load_layers() {
   co_return Result<void>{};
 }
 
-Task<Result<void>> Volume::commit_record(const VolumeRecord& record) {
-  const std::string key = keys_.volume(record.id);
-  const std::string value = record.encode();
-  auto store_record = [&](kv::Transaction& transaction, const FenceRecord&) { transaction.set(key, value); };
-  co_return co_await transact_as_owner(store_record);
+Task<Result<void>> Volume::reload_record() {
+  const std::string key = keys_.volume(record_.id);
+  auto body = [&](kv::Transaction& transaction) {
+    return get_record<VolumeRecord>(transaction, key, kv::Isolation::snapshot);
+  };
+  auto record = co_await kv::transact<std::optional<VolumeRecord>>(engine_, executor_, random_, body);
+  if (!record) co_return propagate(record);
+  if (!*record || (*record)->is_trashed) {
+    co_await release();
+    co_return fail(Errc::not_found, fmt::format("volume \"{}\" has just been removed", name_));
+  }
+  record_ = std::move(**record);
+  size_bytes_.store(record_.size_bytes, std::memory_order_relaxed);
+  co_return Result<void>{};
+}
+
+Task<Result<void>> Volume::change_record(FunctionRef<void(VolumeRecord&)> change) {
+  auto attempt = [this, &change](kv::Transaction& transaction) {
+    return change_record_in(transaction, change);
+  };
+  CO_RETURN_IF_ERROR(co_await decide_as_owner(attempt));
+  change(record_);
+  co_return Result<void>{};
+}
+
+Task<Result<void>> Volume::change_record_in(kv::Transaction& transaction,
+                                            FunctionRef<void(VolumeRecord&)> change) {
+  auto nothing = [](kv::Transaction&, const FenceRecord&) {};
+  CO_RETURN_IF_ERROR(co_await run_as_owner(transaction, nothing));
+  const std::string key = keys_.volume(record_.id);
+  ASSIGN_OR_CO_RETURN(auto record,
+                      co_await get_record<VolumeRecord>(transaction, key, kv::Isolation::serializable));
+  if (!record) co_return fail(Errc::corruption, fmt::format("{}: its record is missing", display_name()));
+  change(*record);
+  transaction.set(key, record->encode());
+  co_return Result<void>{};
 }
 
 Task<void> Volume::close() {

@@ -69,4 +69,4 @@ def expect_types(what, value, types):
 
 
 VOLUME_TYPES = {"name": str, "id": int, "size_bytes": int, "used_bytes": int, "block_size": int, "compression": str, "created": str,
-                "read_only": bool, "sessions": int, "snapshots": list}
+                "read_only": bool, "quota_bytes": int, "labels": dict, "sessions": int, "snapshots": list}

@@ -438,7 +438,7 @@ TEST_P(FaultyVolume, NoVerbFailsWhereAReadDoesForAMoment) {
   disk->reset();
   expect_success(store.rename("disk", "other"), "rename");
   expect_success(store.break_lock("other"), "break_lock");
-  expect_success(store.remove("other", false), "remove");
+  expect_success(store.remove("other", {.now = true}), "remove");
   loop_.run(store.close());
 }
 

@@ -406,7 +406,7 @@ Task<void> SnapshotWorld::create_volume() {
 
 Task<void> SnapshotWorld::verb() {
   ++operations_done_;
-  const uint64_t kind = random_.below(22);
+  const uint64_t kind = random_.below(26);
   if (kind < 3) {
     if (disks_.size() < kMaxVolumes) co_await create_volume();
   } else if (kind < 6) {
@@ -421,6 +421,10 @@ Task<void> SnapshotWorld::verb() {
     co_await verb_resize();
   } else if (kind < 20) {
     co_await verb_flatten();
+  } else if (kind < 22) {
+    co_await verb_trash();
+  } else if (kind < 24) {
+    co_await verb_group();
   } else if (Disk* disk = any_disk(); disk != nullptr) {
     disk->session.reset();  // its clients leave
   }
@@ -497,7 +501,7 @@ Task<void> SnapshotWorld::verb_remove_snapshot() {
   const auto chosen =
       std::next(disk->snapshots.begin(), static_cast<ptrdiff_t>(random_.below(disk->snapshots.size())));
   const std::string full_name = disk->name + '@' + chosen->first;
-  const auto removed = co_await store_->remove(full_name, false);
+  const auto removed = co_await store_->remove(full_name, {});
   if (is_snapshot_open(full_name)) {
     if (removed || removed.error().code != Errc::busy) difference("a snapshot in use was removed");
     co_return;
@@ -517,12 +521,59 @@ Task<void> SnapshotWorld::verb_remove_volume() {
                 [&](const OpenSnapshot& snapshot) { return snapshot.name.starts_with(disk->name + '@'); });
   co_await let_sessions_end();
   if (!disk->snapshots.empty()) {
-    const auto refused = co_await store_->remove(disk->name, false);
+    const auto refused = co_await store_->remove(disk->name, {.now = true});
     if (refused || refused.error().code != Errc::busy) difference("a volume with snapshots was removed");
   }
-  const auto removed = co_await store_->remove(disk->name, true);
+  const auto removed = co_await store_->remove(disk->name, {.with_snapshots = true, .now = true});
   if (!removed) difference("rm: " + removed.error().what);
   disks_.erase(disk->name);
+}
+
+// A volume goes to the trash with its snapshots, and comes back under another name.
+Task<void> SnapshotWorld::verb_trash() {
+  Disk* disk = any_disk();
+  if (disk == nullptr) co_return;
+  disk->session.reset();
+  std::erase_if(open_snapshots_,
+                [&](const OpenSnapshot& snapshot) { return snapshot.name.starts_with(disk->name + '@'); });
+  co_await let_sessions_end();
+  const auto trashed = co_await store_->remove(disk->name, {.with_snapshots = true});
+  if (!trashed || !*trashed) {
+    difference("rm: " + (trashed ? "it is not in the trash" : trashed.error().what));
+    co_return;
+  }
+  if (random_.one_in(4)) {
+    co_await close_store();
+    if (!co_await open_store()) co_return;
+  }
+  const std::string name = fmt::format("v{}", ++names_count_);
+  const auto restored = co_await store_->restore(std::to_string((*trashed)->id), name);
+  if (!restored) difference("trash restore: " + restored.error().what);
+  auto node = disks_.extract(disk->name);
+  node.key() = node.mapped().name = name;
+  disks_.insert(std::move(node));
+}
+
+// All volumes are taken a snapshot of as a group, and brought back to it.
+Task<void> SnapshotWorld::verb_group() {
+  for (auto& [name, disk] : disks_) disk.session.reset();
+  co_await let_sessions_end();
+  std::vector<std::string> members;
+  for (const auto& [name, disk] : disks_) members.push_back(name);
+  if (members.empty()) co_return;
+  const auto created = co_await store_->create_group("g", members);
+  if (!created) difference("group create: " + created.error().what);
+  const std::string snapshot = fmt::format("g{}", ++names_count_);
+  const auto taken = co_await store_->snapshot_group("g@" + snapshot);
+  if (!taken) difference("group snap: " + taken.error().what);
+  for (auto& [name, disk] : disks_) disk.snapshots[snapshot] = std::make_shared<const Bytes>(disk.bytes);
+  const auto resized = co_await store_->resize(members[random_.below(members.size())],
+                                               512 * (1 + random_.below(kMaxVolumeBytes / 512)), true);
+  if (!resized) difference("resize: " + resized.error().what);
+  const auto rolled = co_await store_->rollback_group("g@" + snapshot);
+  if (!rolled) difference("group rollback: " + rolled.error().what);
+  const auto removed = co_await store_->remove_group("g");
+  if (!removed) difference("group rm: " + removed.error().what);
 }
 
 Task<void> SnapshotWorld::verb_resize() {

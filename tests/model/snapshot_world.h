@@ -72,6 +72,8 @@ class SnapshotWorld {
   Task<void> verb_rollback();
   Task<void> verb_remove_snapshot();
   Task<void> verb_remove_volume();
+  Task<void> verb_trash();
+  Task<void> verb_group();
   Task<void> verb_resize();
   Task<void> create_volume();
   Task<void> verify_all();

@@ -1,0 +1,98 @@
+#include "volume/snapshot_edits.h"
+
+#include <fmt/core.h>
+
+#include <string>
+#include <utility>
+
+#include "volume/layer_edits.h"
+
+namespace fdbnbd::volume {
+
+namespace {
+
+Error record_missing(const std::string& volume) {
+  return {Errc::corruption, fmt::format("volume \"{}\": a record of it is missing", volume)};
+}
+
+}  // namespace
+
+// The fence records change, so writes that are on their way with the old top layers all fail, and their
+// owners bring them to the new ones: each write is either before the instant or behind it, on all volumes
+// alike.
+Task<Result<void>> take_snapshots(kv::Transaction& transaction, RecordReader& reader,
+                                  const std::vector<SnapshotPlan>& plans, WallTime created) {
+  const KeySpace& keys = reader.keys();
+  std::vector<std::string> wanted;
+  for (const SnapshotPlan& plan : plans) {
+    wanted.push_back(keys.volume(plan.id));
+    wanted.push_back(keys.fence(plan.id));
+    wanted.push_back(keys.snapshot(plan.id, plan.name.snapshot));
+    wanted.push_back(keys.layer(plan.new_top));
+  }
+  ASSIGN_OR_CO_RETURN(const RecordReader::Values values, co_await reader.read_points(transaction, wanted));
+  std::vector<VolumeRecords> records;
+  wanted.clear();
+  for (size_t i = 0; i < plans.size(); ++i) {
+    const SnapshotName& name = plans[i].name;
+    const auto& volume_value = values[4 * i];
+    const auto& fence_value = values[4 * i + 1];
+    if (values[4 * i + 3]) co_return Result<void>{};  // an attempt with an unknown result had happened
+    if (values[4 * i + 2])
+      co_return fail(Errc::exists, fmt::format("snapshot \"{}\" exists already", name.full()));
+    if (!volume_value || !fence_value) co_return tl::unexpected(record_missing(name.volume));
+    ASSIGN_OR_CO_RETURN(const VolumeRecord volume, VolumeRecord::decode(*volume_value));
+    ASSIGN_OR_CO_RETURN(const FenceRecord fence, FenceRecord::decode(*fence_value));
+    records.push_back({volume, fence});
+    wanted.push_back(keys.usage(fence.top_layer));
+  }
+  ASSIGN_OR_CO_RETURN(const RecordReader::Values usages, co_await reader.read_points(transaction, wanted));
+  for (size_t i = 0; i < plans.size(); ++i) {
+    const VolumeRecord& volume = records[i].volume;
+    FenceRecord fence = records[i].fence;
+    ++fence.barrier;
+    SnapshotRecord snapshot;
+    snapshot.layer = std::exchange(fence.top_layer, plans[i].new_top);
+    snapshot.size_bytes = volume.size_bytes;
+    snapshot.created = created;
+    snapshot.sequence = fence.barrier;
+    transaction.set(keys.snapshot(plans[i].id, plans[i].name.snapshot), snapshot.encode());
+    transaction.set(keys.fence(plans[i].id), fence.encode());
+    add_layer(transaction, keys, plans[i].new_top, snapshot.layer, volume);
+    if (usages[i]) transaction.set(keys.usage(plans[i].new_top), *usages[i]);
+  }
+  co_return Result<void>{};
+}
+
+Task<Result<void>> roll_back(kv::Transaction& transaction, RecordReader& reader, const RollbackPlan& plan) {
+  const KeySpace& keys = reader.keys();
+  ASSIGN_OR_CO_RETURN(const VolumeRecords records,
+                      co_await reader.load(transaction, plan.id, plan.name.volume));
+  if (records.fence.top_layer == plan.new_top)
+    co_return Result<void>{};  // an attempt with an unknown result had happened
+  ASSIGN_OR_CO_RETURN(const auto found, co_await get_record<SnapshotRecord>(
+                                            transaction, keys.snapshot(plan.id, plan.name.snapshot),
+                                            kv::Isolation::serializable));
+  if (!found) co_return fail(Errc::not_found, fmt::format("there is no snapshot \"{}\"", plan.name.full()));
+  if (plan.claimed && !records.fence.same_tenure(*plan.claimed)) {
+    co_return fail(Errc::busy,
+                   fmt::format("volume \"{}\" has just been opened by another server", plan.name.volume));
+  }
+  CO_RETURN_IF_ERROR(co_await drop_top(transaction, keys, records.fence.top_layer));
+  VolumeRecord volume = records.volume;
+  volume.size_bytes = found->size_bytes;
+  FenceRecord fence;
+  fence.epoch = records.fence.epoch + 1;  // whoever had it open does not have it any more
+  fence.barrier = records.fence.barrier + 1;
+  fence.top_layer = plan.new_top;
+  const std::string usage_key = keys.usage(found->layer);
+  auto usage = co_await transaction.get(usage_key, kv::Isolation::serializable);
+  if (!usage) co_return propagate(usage);
+  transaction.set(keys.volume(volume.id), volume.encode());
+  transaction.set(keys.fence(volume.id), fence.encode());
+  add_layer(transaction, keys, plan.new_top, found->layer, volume);
+  if (usage->has_value()) transaction.set(keys.usage(plan.new_top), **usage);
+  co_return Result<void>{};
+}
+
+}  // namespace fdbnbd::volume

@@ -1,0 +1,41 @@
+#pragma once
+
+#include <optional>
+#include <vector>
+
+#include "async/task.h"
+#include "base/clock.h"
+#include "base/result.h"
+#include "kv/engine.h"
+#include "volume/keys.h"
+#include "volume/record_reader.h"
+#include "volume/records.h"
+#include "volume/store.h"
+
+// Snapshots and rollback of volumes, as parts of a transaction: a few records each, whatever the volume
+// holds.
+
+namespace fdbnbd::volume {
+
+struct SnapshotPlan {
+  VolumeId id;
+  SnapshotName name;  // the volume's for messages
+  LayerId new_top;    // a new id, the same in each attempt
+};
+
+// Takes all of the snapshots, at one instant. exists; not_found.
+Task<Result<void>> take_snapshots(kv::Transaction& transaction, RecordReader& reader,
+                                  const std::vector<SnapshotPlan>& plans, WallTime created);
+
+struct RollbackPlan {
+  VolumeId id;
+  SnapshotName name;  // the volume's for messages
+  LayerId new_top;    // a new id, the same in each attempt
+  // The tenure in which nobody has the volume open; nothing in a store that only this process has.
+  std::optional<FenceRecord> claimed;
+};
+
+// Makes the volume what it was at the snapshot. Nobody has it open here. not_found; busy.
+Task<Result<void>> roll_back(kv::Transaction& transaction, RecordReader& reader, const RollbackPlan& plan);
+
+}  // namespace fdbnbd::volume
