@@ -26,13 +26,16 @@ void add_snap(CLI::App& app, Context& context) {
 }
 
 void add_rollback(CLI::App& app, Context& context) {
-  auto name = std::make_shared<std::string>();
+  auto request = std::make_shared<control::RollbackRequest>();
   CLI::App* verb = app.add_subcommand(
       "rollback", "Make a volume what it was at a snapshot. Newer snapshots stay; what is in none is lost");
-  verb->add_option("VOL@SNAP", *name, "The snapshot")->required();
-  verb->callback([name, &context] {
-    context.run = [name, &context]() -> Result<void> {
-      RETURN_IF_ERROR(context.ask(control::RollbackRequest{*name}));
+  verb->add_option("VOL@SNAP", request->name, "The snapshot")->required();
+  verb->add_flag("--disconnect", request->disconnect,
+                 "Also while clients have the volume open: their connections end, without an answer to what "
+                 "they ask, and they have to connect anew");
+  verb->callback([request, &context] {
+    context.run = [request, &context]() -> Result<void> {
+      RETURN_IF_ERROR(context.ask(*request));
       return {};
     };
   });

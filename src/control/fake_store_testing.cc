@@ -147,7 +147,7 @@ Task<Result<void>> FakeStore::snapshot(std::vector<std::string> names, std::opti
   co_return Result<void>();
 }
 
-Task<Result<volume::VolumeInfo>> FakeStore::rollback(std::string snapshot_name) {
+Task<Result<volume::VolumeInfo>> FakeStore::rollback(std::string snapshot_name, bool /*disconnect*/) {
   co_return co_await info(snapshot_name.substr(0, snapshot_name.find('@')));
 }
 

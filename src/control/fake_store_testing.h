@@ -39,7 +39,7 @@ class FakeStore final : public volume::Store {
   Task<Result<volume::VolumeInfo>> change_labels(std::string name, volume::LabelChange change) override;
   Task<Result<volume::VolumeInfo>> set_quota(std::string name, uint64_t quota_bytes) override;
   Task<Result<void>> snapshot(std::vector<std::string> names, std::optional<WallTime> created) override;
-  Task<Result<volume::VolumeInfo>> rollback(std::string snapshot_name) override;
+  Task<Result<volume::VolumeInfo>> rollback(std::string snapshot_name, bool disconnect) override;
   Task<Result<volume::VolumeInfo>> clone(std::string snapshot_name, std::string new_name) override;
   Task<Result<volume::VolumeInfo>> flatten(std::string name, volume::Progress* progress) override;
   Task<Result<volume::VolumeInfo>> copy(std::string source, std::string new_name,

@@ -89,6 +89,7 @@ void put(Json& json, const SnapRequest& request) {
 }
 void put(Json& json, const RollbackRequest& request) {
   json["name"] = request.name;
+  json["disconnect"] = request.disconnect;
 }
 void put(Json& json, const CloneRequest& request) {
   json["name"] = request.name;
@@ -188,6 +189,7 @@ void take(Fields& fields, SnapRequest& request) {
 }
 void take(Fields& fields, RollbackRequest& request) {
   request.name = fields.take<std::string>("name");
+  request.disconnect = fields.take_optional<bool>("disconnect").value_or(false);
 }
 void take(Fields& fields, CloneRequest& request) {
   request.name = fields.take<std::string>("name");

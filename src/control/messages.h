@@ -140,7 +140,8 @@ struct SnapRequest {
 };
 struct RollbackRequest {
   static constexpr std::string_view kVerb = "rollback";
-  std::string name;  // VOL@SNAP
+  std::string name;         // VOL@SNAP
+  bool disconnect = false;  // the clients
   friend bool operator==(const RollbackRequest&, const RollbackRequest&) = default;
 };
 struct CloneRequest {

@@ -174,7 +174,8 @@ Task<Result<std::string>> Service::carry_out(SnapRequest request, volume::Progre
 }
 
 Task<Result<std::string>> Service::carry_out(RollbackRequest request, volume::Progress& /*progress*/) {
-  ASSIGN_OR_CO_RETURN(const volume::VolumeInfo volume, co_await store_.rollback(std::move(request.name)));
+  ASSIGN_OR_CO_RETURN(const volume::VolumeInfo volume,
+                      co_await store_.rollback(std::move(request.name), request.disconnect));
   co_return volume_result(volume);
 }
 

@@ -62,6 +62,7 @@ Task<Result<void>> Catalog::start() {
   CO_RETURN_IF_ERROR(co_await check_header());
   CO_RETURN_IF_ERROR(co_await jobs_.resume());
   trash_.start();
+  if (engine_.capabilities().shared_between_hosts) jobs_.start_scanning();
   co_return Result<void>{};
 }
 
@@ -175,6 +176,7 @@ Task<Result<VolumeInfo>> Catalog::create(std::string name, CreateOptions options
   const LayerId layer{new_id()};
   auto body = [&](kv::Transaction& transaction) { return create_in(transaction, name, record, layer); };
   CO_RETURN_IF_ERROR(co_await records_.transact<void>(body));
+  CO_RETURN_IF_ERROR(co_await engine_.sync(home_));
   co_return co_await info(std::move(name));
 }
 
@@ -270,6 +272,7 @@ Task<Result<VolumeInfo>> Catalog::resize(std::string name, uint64_t size_bytes, 
     co_await go_to(home_);
     if (!resized) co_return tl::unexpected(resized.error());
   }
+  CO_RETURN_IF_ERROR(co_await engine_.sync(home_));
   co_return co_await info(std::move(name));
 }
 
@@ -316,7 +319,7 @@ Task<Result<void>> Catalog::rename(std::string name, std::string new_name) {
       if (opened->volume) opened->volume->set_name(new_name);
     });
   }
-  co_return Result<void>{};
+  co_return co_await engine_.sync(home_);
 }
 
 Task<Result<void>> Catalog::rename_in(kv::Transaction& transaction, const std::string& name,

@@ -49,7 +49,7 @@ class Catalog final : public Store {
   Task<Result<VolumeInfo>> set_quota(std::string name, uint64_t quota_bytes) override;
   Task<Result<void>> rename(std::string name, std::string new_name) override;
   Task<Result<void>> snapshot(std::vector<std::string> names, std::optional<WallTime> created) override;
-  Task<Result<VolumeInfo>> rollback(std::string snapshot_name) override;
+  Task<Result<VolumeInfo>> rollback(std::string snapshot_name, bool disconnect) override;
   Task<Result<VolumeInfo>> clone(std::string snapshot_name, std::string new_name) override;
   Task<Result<VolumeInfo>> flatten(std::string name, Progress* progress) override;
   Task<Result<VolumeInfo>> copy(std::string source, std::string new_name, Progress* progress) override;
@@ -106,7 +106,7 @@ class Catalog final : public Store {
   Task<Result<VolumeInfo>> describe_snapshot(SnapshotName name);
 
   // catalog_flatten.cc
-  Task<Result<void>> cut_loose_in(kv::Transaction& transaction, VolumeId id, LayerId top);
+  Task<Result<bool>> cut_loose_in(kv::Transaction& transaction, VolumeId id, LayerId top);
   Task<Result<VolumeInfo>> copy_snapshot(std::string snapshot_name, std::string new_name, Progress* progress);
 
   // catalog_check.cc

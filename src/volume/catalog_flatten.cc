@@ -2,6 +2,7 @@
 
 #include <utility>
 
+#include "base/live_limits.h"
 #include "base/log.h"
 #include "volume/catalog.h"
 #include "volume/progress_relay.h"
@@ -15,32 +16,38 @@ Task<Result<VolumeInfo>> Catalog::flatten(std::string name, Progress* progress) 
     ASSIGN_OR_CO_RETURN(const VolumeId id, co_await records_.find(name));
     ASSIGN_OR_CO_RETURN(const OpenVolumes::Hold held, co_await open_volumes_.hold(id, name));
     ProgressRelay relay(home_, progress);
-    co_await go_to(held.executor());
-    auto top = co_await held.volume().flatten(&relay);
-    co_await go_to(home_);
-    if (!top) co_return propagate(top);
-    const LayerId layer = *top;
-    auto body = [&](kv::Transaction& transaction) { return cut_loose_in(transaction, id, layer); };
-    CO_RETURN_IF_ERROR(co_await records_.transact<void>(body));
-    open_volumes_.forget_parents(id, layer);
+    bool is_loose = false;
+    for (uint32_t round = 0; !is_loose; ++round) {
+      if (round == limits::kMaxFlattenRounds)
+        co_return fail(Errc::busy, fmt::format("snapshots of volume \"{}\" keep coming: try again", name));
+      co_await go_to(held.executor());
+      auto top = co_await held.volume().flatten(&relay);
+      co_await go_to(home_);
+      if (!top) co_return propagate(top);
+      const LayerId layer = *top;
+      auto body = [&](kv::Transaction& transaction) { return cut_loose_in(transaction, id, layer); };
+      ASSIGN_OR_CO_RETURN(is_loose, co_await records_.transact<bool>(body));
+      if (is_loose) open_volumes_.forget_parents(id, layer);
+    }
   }
+  CO_RETURN_IF_ERROR(co_await engine_.sync(home_));
   co_await jobs_.take_up();
   co_return co_await info(std::move(name));
 }
 
-// All that is seen of the volume is in its top layer: it needs no parent.
-Task<Result<void>> Catalog::cut_loose_in(kv::Transaction& transaction, VolumeId id, LayerId top) {
+// All that is seen of the volume is in its top layer: it needs no parent. False where a snapshot has put
+// another layer on top.
+Task<Result<bool>> Catalog::cut_loose_in(kv::Transaction& transaction, VolumeId id, LayerId top) {
   const std::string fence_key = keys_.fence(id);
   auto value = co_await transaction.get(fence_key, kv::Isolation::serializable);
   if (!value) co_return propagate(value);
   if (!value->has_value()) co_return fail(Errc::not_found, "the volume has been removed");
   ASSIGN_OR_CO_RETURN(const FenceRecord fence, FenceRecord::decode(**value));
-  if (fence.top_layer != top)
-    co_return fail(Errc::busy, "a snapshot of the volume was taken meanwhile: start again");
+  if (fence.top_layer != top) co_return false;
   ASSIGN_OR_CO_RETURN(auto record, co_await records_.read_layer(transaction, top));
   if (!record) co_return fail(Errc::corruption, "the record of the volume's layer is missing");
   const LayerId parent = std::exchange(record->parent, LayerId{});
-  if (parent.value == 0) co_return Result<void>{};
+  if (parent.value == 0) co_return true;
   transaction.set(keys_.layer(top), record->encode());
   transaction.clear(keys_.child(parent, top));
   ASSIGN_OR_CO_RETURN(const auto parent_record, co_await records_.read_layer(transaction, parent));
@@ -49,7 +56,7 @@ Task<Result<void>> Catalog::cut_loose_in(kv::Transaction& transaction, VolumeId 
     transaction.set(keys_.job(JobId{parent.value}),
                     JobRecord{.kind = JobKind::merge_layer, .layer = parent}.encode());
   }
-  co_return Result<void>{};
+  co_return true;
 }
 
 Task<Result<VolumeInfo>> Catalog::copy(std::string source, std::string new_name, Progress* progress) {

@@ -35,6 +35,7 @@ Task<Result<void>> Catalog::snapshot(std::vector<std::string> names, std::option
   const WallTime time = created.value_or(home_.clock().wall_now());
   auto body = [&](kv::Transaction& transaction) { return snapshot_in(transaction, plans, time); };
   CO_RETURN_IF_ERROR(co_await records_.transact<void>(body));
+  for (const SnapshotPlan& plan : plans) open_volumes_.note_snapshot(plan.id);
   co_return co_await engine_.sync(home_);
 }
 
@@ -101,12 +102,12 @@ Task<Result<void>> Catalog::clone_in(kv::Transaction& transaction, const Snapsho
 
 // Rollback
 
-Task<Result<VolumeInfo>> Catalog::rollback(std::string snapshot_name) {
+Task<Result<VolumeInfo>> Catalog::rollback(std::string snapshot_name, bool disconnect) {
   ASSIGN_OR_CO_RETURN(const SnapshotName snapshot, parse_snapshot_name(snapshot_name));
   ASSIGN_OR_CO_RETURN(const VolumeId id, co_await records_.find(snapshot.volume));
   {
     ASSIGN_OR_CO_RETURN(const OpenVolumes::Reservation reservation,
-                        co_await open_volumes_.reserve(id, snapshot.volume));
+                        co_await open_volumes_.reserve(id, snapshot.volume, disconnect));
     ASSIGN_OR_CO_RETURN(const auto claimed, co_await open_volumes_.claim(id, snapshot.volume));
     const RollbackPlan plan{.id = id, .name = snapshot, .new_top = LayerId{new_id()}, .claimed = claimed};
     auto body = [&](kv::Transaction& transaction) { return roll_back(transaction, records_, plan); };
@@ -134,7 +135,7 @@ Task<Result<void>> Catalog::remove_snapshot(SnapshotName name) {
   auto body = [&](kv::Transaction& transaction) { return remove_snapshot_in(transaction, name, layer); };
   CO_RETURN_IF_ERROR(co_await records_.transact<void>(body));
   co_await jobs_.take_up();
-  co_return Result<void>{};
+  co_return co_await engine_.sync(home_);
 }
 
 Task<Result<void>> Catalog::remove_snapshot_in(kv::Transaction& transaction, const SnapshotName& name,

@@ -4,7 +4,9 @@
 #include <utility>
 
 #include "async/executor.h"
+#include "base/live_limits.h"
 #include "base/log.h"
+#include "kv/retry.h"
 #include "volume/layer_merge.h"
 
 namespace fdbnbd::volume {
@@ -13,6 +15,12 @@ namespace {
 
 // One step clears the blocks of so many extents: 16 GiB at 4 KiB blocks.
 constexpr uint32_t kExtentsPerStep = 4096;
+
+// Whether the store may do later what it has refused.
+bool is_passing(Errc code) {
+  return kv::is_retryable(code) || code == Errc::no_space || code == Errc::busy || code == Errc::cancelled ||
+         code == Errc::timeout || code == Errc::too_large;
+}
 
 }  // namespace
 
@@ -37,49 +45,103 @@ Task<void> Jobs::take_up() {
   if (!resumed) log::warning("background jobs wait for the next start: {}", resumed.error().what);
 }
 
+void Jobs::start_scanning() {
+  home_.start_timer(*this, limits::kJobScanInterval);
+}
+
+void Jobs::run() noexcept {
+  if (open_volumes_.stopping()) return;
+  if (!is_scanning_) scope_.spawn(scan());
+  home_.start_timer(*this, limits::kJobScanInterval);
+}
+
+Task<void> Jobs::scan() {
+  is_scanning_ = true;
+  const Result<void> resumed = co_await resume();
+  if (!resumed) log::debug("looking for background jobs of other servers: {}", resumed.error().what);
+  is_scanning_ = false;
+}
+
+Task<void> Jobs::join() {
+  home_.cancel_timer(*this);
+  co_await scope_.join();
+}
+
 void Jobs::note(JobId id, JobRecord job) {
   const auto [known, is_new] = jobs_.try_emplace(id, Job{.record = job});
   if (!is_new) {
     known->second.noted_again = true;
     known->second.record = job;
   }
-  if (is_running_) return;
-  is_running_ = true;
-  scope_.spawn(run());
+  if (is_working_ || !has_work()) return;
+  is_working_ = true;
+  scope_.spawn(work());
 }
 
-Task<void> Jobs::run() {
+bool Jobs::has_work() const {
+  return std::ranges::any_of(jobs_, [](const auto& entry) { return !entry.second.is_given_up; });
+}
+
+Task<void> Jobs::work() {
   co_await reschedule(home_);
-  while (!jobs_.empty() && !open_volumes_.stopping()) {
+  while (has_work() && !open_volumes_.stopping()) {
     bool all_wait = true;
     std::vector<JobId> ids;
     for (const auto& [id, job] : jobs_) ids.push_back(id);
     for (const JobId id : ids) {
       const auto found = jobs_.find(id);
       if (open_volumes_.stopping()) break;
-      if (found == jobs_.end() || found->second.not_before > home_.clock().now()) continue;
+      if (found == jobs_.end() || found->second.is_given_up) continue;
+      if (found->second.not_before > home_.clock().now()) continue;
       const MonotonicTime started = home_.clock().now();
-      found->second.noted_again = false;
-      const Result<JobOutcome> outcome = co_await turn(id, found->second.record);
-      Job& job = jobs_.at(id);
-      if (!outcome) {
-        // Left for the next start; nothing is lost but space.
-        log::warning("reclaiming the space of what was removed stopped: {}", outcome.error().what);
-        jobs_.erase(id);
-      } else if (*outcome == JobOutcome::blocked) {
-        job.not_before = home_.clock().now() + limits::kJobRetryDelay;
-        continue;
-      } else if (*outcome == JobOutcome::done && !job.noted_again) {
-        jobs_.erase(id);
-      }
+      const bool moved_on = co_await work_at(id);
+      if (!moved_on) continue;
       all_wait = false;
       changed_.notify_all();
       co_await sleep_for(home_, std::min<Duration>(home_.clock().now() - started, limits::kMaxJobPause));
     }
-    if (all_wait && !jobs_.empty()) co_await sleep_for(home_, limits::kJobRetryDelay);
+    if (all_wait && has_work()) co_await sleep_for(home_, limits::kJobRetryDelay);
   }
-  is_running_ = false;
+  is_working_ = false;
   changed_.notify_all();
+}
+
+// One turn; false where it could not go on.
+Task<bool> Jobs::work_at(JobId id) {
+  jobs_.at(id).noted_again = false;
+  const Result<JobOutcome> outcome = co_await turn(id, jobs_.at(id).record);
+  Job& job = jobs_.at(id);
+  if (!outcome && is_passing(outcome.error().code)) {
+    if (job.setbacks_count == 0)
+      log::warning("reclaiming the space of what was removed has to wait: {}", outcome.error().what);
+    set_back(job);
+    co_return false;
+  }
+  if (!outcome) {
+    log::warning("reclaiming the space of what was removed stopped until the next start: {}",
+                 outcome.error().what);
+    job.is_given_up = true;
+    co_return true;
+  }
+  if (*outcome == JobOutcome::blocked) {
+    set_back(job);
+    co_return false;
+  }
+  job.setbacks_count = 0;
+  if (*outcome != JobOutcome::done) co_return true;
+  if (!job.noted_again) jobs_.erase(id);
+  // Others may have waited for it.
+  for (auto& [other_id, other] : jobs_) {
+    other.not_before = {};
+    other.setbacks_count = 0;
+  }
+  co_return true;
+}
+
+void Jobs::set_back(Job& job) {
+  const uint32_t doublings = std::min<uint32_t>(job.setbacks_count++, 10);
+  const Duration delay = Duration(limits::kJobRetryDelay) * (1 << doublings);
+  job.not_before = home_.clock().now() + std::min<Duration>(delay, limits::kMaxJobRetryDelay);
 }
 
 Task<Result<JobOutcome>> Jobs::turn(JobId id, const JobRecord& job) {
@@ -146,8 +208,8 @@ Task<Result<JobOutcome>> Jobs::merge_turn(JobId id) {
 Task<Result<JobOutcome>> Jobs::merge_as_owner(VolumeId id, LayerId layer, LayerId child,
                                               uint64_t& next_extent) {
   ASSIGN_OR_CO_RETURN(std::string name, co_await records_.name_of(id));
-  auto held = co_await open_volumes_.hold(id, std::move(name));
-  if (!held) co_return JobOutcome::blocked;  // open on another server, or going away
+  auto held = co_await open_volumes_.hold_if_free(id, std::move(name));
+  if (!held) co_return JobOutcome::blocked;  // open on another server, which does it, or going away
   held->mark_as_job();
   co_await go_to(held->executor());
   Result<bool> moved = false;
@@ -167,7 +229,7 @@ Task<Result<JobOutcome>> Jobs::merge_as_owner(VolumeId id, LayerId layer, LayerI
 }
 
 Task<void> Jobs::wait() {
-  while (!jobs_.empty() && is_running_) co_await changed_.wait();
+  while (is_working_ && has_work()) co_await changed_.wait();
 }
 
 }  // namespace fdbnbd::volume

@@ -19,33 +19,45 @@
 namespace fdbnbd::volume {
 
 // Background work, in steps of limited size, one job after the other in turns. It goes on after a restart:
-// what is left of a layer's bitmaps is what is left to do. On the home executor's thread.
-class Jobs {
+// what is left of a layer's bitmaps is what is left to do. Where the store refuses a step it is tried again
+// later, less and less often; what is damaged is left until the next start. Several servers may be at one
+// job: each step is one transaction that proves all that it relies on. On the home executor's thread.
+class Jobs final : private TimerWork {
  public:
   // All outlive it.
   Jobs(RecordReader& records, OpenVolumes& open_volumes)
       : records_(records), home_(records.executor()), keys_(records.keys()), open_volumes_(open_volumes) {}
+
+  // Where several servers share the store: every limits::kJobScanInterval takes up what others have left.
+  void start_scanning();
 
   // Takes up all jobs in the store that are not known yet.
   Task<Result<void>> resume();
   // The same behind a change that has been made: a failure is logged.
   Task<void> take_up();
 
-  // Resolves when all jobs that are known are done.
+  // Resolves when all jobs that are known are done, or left until the next start.
   Task<void> wait();
   // Once the open volumes are stopping: resolves when nothing is at work.
-  Task<void> join() { co_await scope_.join(); }
+  Task<void> join();
 
  private:
   struct Job {
     JobRecord record;
     uint64_t next_extent = 0;  // of a merge: what is before is done
     MonotonicTime not_before{};
-    bool noted_again = false;  // while it was at work
+    bool noted_again = false;     // while it was at work
+    uint32_t setbacks_count = 0;  // turns in a row that could not go on
+    bool is_given_up = false;     // until the next start
   };
 
+  void run() noexcept override;
+  Task<void> scan();
   void note(JobId id, JobRecord job);
-  Task<void> run();
+  bool has_work() const;
+  Task<void> work();
+  Task<bool> work_at(JobId id);
+  void set_back(Job& job);
   Task<Result<JobOutcome>> turn(JobId id, const JobRecord& job);
   Task<Result<bool>> reclaim_step(kv::Transaction& transaction, JobId id, const JobRecord& job);
   Task<Result<JobOutcome>> merge_turn(JobId id);
@@ -56,7 +68,8 @@ class Jobs {
   const KeySpace& keys_;
   OpenVolumes& open_volumes_;
   std::map<JobId, Job> jobs_;
-  bool is_running_ = false;
+  bool is_working_ = false;
+  bool is_scanning_ = false;
   Event changed_;
   TaskScope scope_;
 };

@@ -42,8 +42,9 @@ std::shared_ptr<block::Export> OpenVolumes::make_session(const Hold& held) {
 }
 
 Task<Result<std::unique_ptr<Volume>>> OpenVolumes::open(Executor& executor, std::string name,
-                                                        VolumeRecord record) {
+                                                        VolumeRecord record, Takeover takeover) {
   Ownership ownership = ownership_;
+  ownership.takeover = takeover;
   if (taken_once_.contains(record.id)) ownership.takeover = Takeover::when_free;
   co_await go_to(executor);
   auto volume = co_await Volume::open({engine_, executor, keys_, owner_, ownership, stopping_},
@@ -64,7 +65,7 @@ void OpenVolumes::forget(const OpenVolume& opened) {
   changed_.notify_all();
 }
 
-Task<Result<OpenVolumes::Hold>> OpenVolumes::hold(VolumeId id, std::string name) {
+Task<Result<OpenVolumes::Hold>> OpenVolumes::hold_with(VolumeId id, std::string name, Takeover takeover) {
   while (true) {
     if (stopping_) co_return fail(Errc::cancelled, "the server is stopping");
     const std::shared_ptr<OpenVolume> opened = find(id);
@@ -89,7 +90,7 @@ Task<Result<OpenVolumes::Hold>> OpenVolumes::hold(VolumeId id, std::string name)
   ++volumes_count_;
   Result<std::unique_ptr<Volume>> volume = fail(Errc::not_found, "");
   if (auto records = co_await records_.load(id, name); records) {
-    volume = co_await open(*opening->executor, name, records->volume);
+    volume = co_await open(*opening->executor, name, records->volume, takeover);
   } else {
     volume = propagate(records);
   }
@@ -104,22 +105,36 @@ Task<Result<OpenVolumes::Hold>> OpenVolumes::hold(VolumeId id, std::string name)
   co_return held;
 }
 
-Task<Result<OpenVolumes::Reservation>> OpenVolumes::reserve(VolumeId id, std::string name) {
+Task<Result<OpenVolumes::Reservation>> OpenVolumes::reserve(VolumeId id, std::string name, bool disconnect) {
   while (true) {
     if (stopping_) co_return fail(Errc::cancelled, "the server is stopping");
     const std::shared_ptr<OpenVolume> opened = find(id);
     if (!opened) co_return Reservation(*this, id);
+    const bool is_worked_on =
+        opened->holders_count > opened->jobs_count + opened->sessions_count && !opened->closing;
+    if (is_worked_on)
+      co_return fail(Errc::busy, fmt::format("volume \"{}\" is being worked on: wait for that to end", name));
+    if (opened->sessions_count > 0 && disconnect && opened->volume && !opened->closing) {
+      Reservation reservation(*this, id);
+      co_await take_from_sessions(opened);
+      co_return reservation;
+    }
     if (opened->sessions_count > 0) {
       co_return fail(Errc::busy,
                      fmt::format("volume \"{}\" is in use by {} NBD session{}: detach the clients first",
                                  name, opened->sessions_count, opened->sessions_count == 1 ? "" : "s"));
     }
-    if (opened->holders_count > opened->jobs_count && !opened->closing) {
-      co_return fail(Errc::busy, fmt::format("volume \"{}\" is being worked on: wait for that to end", name));
-    }
     opened->is_wanted.store(true, std::memory_order_relaxed);
     co_await changed_.wait();
   }
+}
+
+// It has left open_ already, and stays until its sessions let it go.
+Task<void> OpenVolumes::take_from_sessions(std::shared_ptr<OpenVolume> opened) {
+  opened->is_wanted.store(true, std::memory_order_relaxed);
+  co_await go_to(*opened->executor);
+  co_await opened->volume->depart();
+  co_await go_to(home_);
 }
 
 void OpenVolumes::release(std::shared_ptr<OpenVolume> opened, bool session) {
@@ -139,6 +154,14 @@ Task<void> OpenVolumes::close_when_unused(std::shared_ptr<OpenVolume> opened) {
   co_await go_to(home_);
   --volumes_count_;
   forget(*opened);
+}
+
+void OpenVolumes::note_snapshot(VolumeId id) {
+  const auto opened = find(id);
+  if (!opened || !opened->volume || opened->closing) return;
+  post(*opened->executor, [opened] {
+    if (opened->volume) opened->volume->note_snapshot();
+  });
 }
 
 void OpenVolumes::forget_parents(VolumeId id, LayerId top) {

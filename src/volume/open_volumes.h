@@ -103,9 +103,17 @@ class OpenVolumes {
   Task<void> close();
 
   // Opens the volume if need be. `name` is for messages. busy where another server holds it.
-  Task<Result<Hold>> hold(VolumeId id, std::string name);
-  // busy where sessions or verbs use it.
-  Task<Result<Reservation>> reserve(VolumeId id, std::string name);
+  Task<Result<Hold>> hold(VolumeId id, std::string name) {
+    return hold_with(id, std::move(name), ownership_.takeover);
+  }
+  // The same, but never takes it from a server that is alive, however this process comes by its volumes.
+  Task<Result<Hold>> hold_if_free(VolumeId id, std::string name) {
+    return hold_with(id, std::move(name), Takeover::when_free);
+  }
+  // busy where verbs use it, or sessions. With `disconnect` sessions do not count: what they have begun is
+  // finished, then they end at their next request, so that clients who connect anew get the volume when the
+  // reservation is gone.
+  Task<Result<Reservation>> reserve(VolumeId id, std::string name, bool disconnect = false);
   // Before a change to a volume that is reserved here: the tenure in which nobody else is at work on it. busy
   // where another server holds it; nothing in a store that only this process has.
   Task<Result<std::optional<FenceRecord>>> claim(VolumeId id, std::string name);
@@ -114,6 +122,8 @@ class OpenVolumes {
 
   // The volume as it is open here, if it is.
   std::shared_ptr<OpenVolume> find(VolumeId id) const;
+  // A snapshot of the volume has been taken: its writes need not find out by a conflict.
+  void note_snapshot(VolumeId id);
   // The top layer of the volume stands alone now.
   void forget_parents(VolumeId id, LayerId top);
 
@@ -123,7 +133,10 @@ class OpenVolumes {
   Executor& next_executor() { return *executors_[next_executor_++ % executors_.size()]; }
 
  private:
-  Task<Result<std::unique_ptr<Volume>>> open(Executor& executor, std::string name, VolumeRecord record);
+  Task<Result<Hold>> hold_with(VolumeId id, std::string name, Takeover takeover);
+  Task<Result<std::unique_ptr<Volume>>> open(Executor& executor, std::string name, VolumeRecord record,
+                                             Takeover takeover);
+  Task<void> take_from_sessions(std::shared_ptr<OpenVolume> opened);
   void forget(const OpenVolume& opened);
   void release(std::shared_ptr<OpenVolume> opened, bool session);
   Task<void> close_when_unused(std::shared_ptr<OpenVolume> opened);

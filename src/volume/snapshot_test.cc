@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "async/scope.h"
 #include "async/sim_loop.h"
 #include "kv/memory/memory_engine.h"
 #include "volume/store.h"
@@ -21,19 +22,29 @@ class SnapshotTest : public testing::Test {
   }
 
   void open() {
+    open_engine();
+    start_store();
+  }
+  void open_engine(bool can_lose_power = false) {
     kv::MemoryOptions options;
     options.disk = disk_;
+    options.can_lose_power = can_lose_power;
     options.capabilities = {
         .shared_between_hosts = false, .commits_in_flight = 4, .commits_are_durable = false};
     engine_ = kv::open_memory_engine(options).value();
+  }
+  void start_store() {
     Store::Options store_options;
     store_options.volume_executors = {&loop_};
     store_ = run(open_store(*engine_, loop_, store_options)).value();
   }
-  void reopen() {
+  void close() {
     run(store_->close());
     store_.reset();
     engine_.reset();
+  }
+  void reopen() {
+    close();
     open();
   }
 
@@ -74,6 +85,10 @@ class SnapshotTest : public testing::Test {
     return run(transaction->get_range({"D", "E"}, {.rows_limit = 100'000}, kv::Isolation::snapshot))
         .value()
         .rows.size();
+  }
+  size_t layers_count() {
+    const auto transaction = engine_->begin(loop_);
+    return run(transaction->get_range({"L", "M"}, {}, kv::Isolation::snapshot)).value().rows.size();
   }
   void expect_clean() {
     const auto report = run(store_->check(std::nullopt, nullptr)).value();
@@ -290,11 +305,11 @@ TEST_F(SnapshotTest, RollbackBringsContentsAndSizeBack) {
     write(*disk, 0, 2);
     ASSERT_TRUE(snap("disk@b"));
     write(*disk, 0, 3);
-    EXPECT_EQ(run(store_->rollback("disk@a")).error().code, Errc::busy);
+    EXPECT_EQ(run(store_->rollback("disk@a", false)).error().code, Errc::busy);
   }
   settle();
   ASSERT_TRUE(run(store_->resize("disk", 8 * kBlock, true)));
-  const auto rolled = run(store_->rollback("disk@a"));
+  const auto rolled = run(store_->rollback("disk@a", false));
   ASSERT_TRUE(rolled);
   EXPECT_EQ(rolled->size_bytes, 1U << 20);
   EXPECT_EQ(rolled->used_bytes, 10U * kBlock);
@@ -474,6 +489,149 @@ TEST_F(SnapshotTest, ABlockThatIsMissingInASnapshotIsCorruption) {
   ASSERT_EQ(report.findings_count, 1U) << report.findings[0].what;
   EXPECT_EQ(report.findings[0].volume, "disk@a");
   EXPECT_EQ(run(store_->check("disk", nullptr)).value().findings_count, 1U);
+}
+
+TEST_F(SnapshotTest, RollbackCanEndTheSessionsOfAVolume) {
+  create("disk");
+  const auto before = open_disk("disk");
+  write(*before, 0, 1);
+  ASSERT_TRUE(snap("disk@a"));
+  write(*before, 0, 2);
+  ASSERT_TRUE(run(store_->rollback("disk@a", true)));
+  std::vector<std::byte> bytes(kBlock);
+  EXPECT_EQ(run(before->read(0, bytes)).error().code, Errc::cancelled);
+  EXPECT_EQ(run(before->write(0, bytes, {})).error().code, Errc::cancelled);
+  EXPECT_EQ(run(before->flush()).error().code, Errc::cancelled);
+  EXPECT_EQ(run(before->block_status(0, kBlock, 1)).error().code, Errc::cancelled);
+  const auto after = open_disk("disk");
+  EXPECT_EQ(content(*after, 0), 1);
+  write(*after, 0, 3);
+  EXPECT_EQ(content(*after, 0), 3);
+  expect_clean();
+}
+
+// Takes a snapshot as soon as some of the work is done, again and again.
+class SnapshotsMeanwhile final : public Progress {
+ public:
+  SnapshotsMeanwhile(Store& store, std::string volume, int snapshots_count)
+      : store_(store), volume_(std::move(volume)), left_(snapshots_count) {}
+  void on_progress(uint64_t done_bytes, uint64_t /*total_bytes*/) override {
+    if (done_bytes == 0 || left_ == 0) return;
+    scope_.spawn(take(volume_ + "@meanwhile" + std::to_string(left_--)));
+  }
+  bool cancelled() const override { return false; }
+  Task<void> join() { co_await scope_.join(); }
+  int left() const { return left_; }
+
+ private:
+  Task<void> take(std::string name) {
+    std::vector<std::string> names;
+    names.push_back(std::move(name));
+    EXPECT_TRUE(co_await store_.snapshot(std::move(names), {}));
+  }
+
+  Store& store_;
+  const std::string volume_;
+  int left_;
+  TaskScope scope_;
+};
+
+TEST_F(SnapshotTest, FlatteningGoesOnWhenSnapshotsAreTakenMeanwhile) {
+  create("disk", 64 << 20);
+  {
+    const auto disk = open_disk("disk");
+    for (uint64_t extent = 0; extent < 12; ++extent) write(*disk, extent * 1024, 1, 2);
+  }
+  settle();
+  ASSERT_TRUE(snap("disk@a"));
+  ASSERT_TRUE(run(store_->clone("disk@a", "clone")));
+  SnapshotsMeanwhile snapshots(*store_, "clone", 3);
+  const auto flattened = run(store_->flatten("clone", &snapshots));
+  ASSERT_TRUE(flattened) << flattened.error().what;
+  run(snapshots.join());
+  EXPECT_EQ(snapshots.left(), 0);
+  settle();
+  const auto clone = open_disk("clone");
+  for (uint64_t extent = 0; extent < 12; ++extent) EXPECT_EQ(content(*clone, extent * 1024 + 1), 1);
+  EXPECT_EQ(run(store_->info("clone")).value().snapshots.size(), 3U);
+  expect_clean();
+}
+
+TEST_F(SnapshotTest, WorkThatTheStoreRefusesGoesOnLater) {
+  create("disk");
+  {
+    const auto disk = open_disk("disk");
+    write(*disk, 0, 1, 10);
+    ASSERT_TRUE(snap("disk@a"));
+    write(*disk, 0, 2, 5);
+  }
+  settle();
+  store_->stop_opening();  // and with it background work
+  ASSERT_TRUE(run(store_->remove("disk@a", false)));
+  close();
+  open_engine();
+  // More refusals than one transaction tries.
+  engine_->faults().fail_next_commits(kv::CommitFault::unavailable, 3 * limits::kMaxTransactionAttempts);
+  start_store();
+  EXPECT_EQ(layers_count(), 2U);
+  settle();
+  EXPECT_EQ(layers_count(), 1U);
+  expect_clean();
+}
+
+// What a verb has done when it says so outlives a power loss that takes all that was not synced.
+class DurableVerbsTest : public SnapshotTest {
+ protected:
+  DurableVerbsTest() {
+    close();
+    open_engine(/*can_lose_power=*/true);
+    start_store();
+  }
+
+  void lose_power() {
+    engine_->crash({.power_loss = true, .unsynced_commits_kept = 0});
+    close();
+    open_engine(/*can_lose_power=*/true);
+    start_store();
+  }
+};
+
+TEST_F(DurableVerbsTest, WhatAVerbHasDoneOutlivesAPowerLoss) {
+  create("disk", 1 << 20);
+  lose_power();
+  ASSERT_TRUE(run(store_->info("disk")));
+  ASSERT_TRUE(run(store_->resize("disk", 2 << 20, false)));
+  lose_power();
+  EXPECT_EQ(run(store_->info("disk")).value().size_bytes, 2U << 20);
+  ASSERT_TRUE(run(store_->rename("disk", "other")));
+  lose_power();
+  ASSERT_TRUE(run(store_->info("other")));
+  {
+    const auto disk = open_disk("other");
+    write(*disk, 0, 1);
+    ASSERT_TRUE(run(disk->flush()));
+  }
+  ASSERT_TRUE(snap("other@a"));
+  lose_power();
+  ASSERT_TRUE(run(store_->info("other@a")));
+  ASSERT_TRUE(run(store_->clone("other@a", "clone")));
+  lose_power();
+  EXPECT_EQ(content(*open_disk("clone"), 0), 1);
+  settle();
+  ASSERT_TRUE(run(store_->flatten("clone", nullptr)));
+  lose_power();
+  ASSERT_TRUE(run(store_->copy("other", "copy", nullptr)));
+  lose_power();
+  EXPECT_EQ(content(*open_disk("copy"), 0), 1);
+  settle();
+  ASSERT_TRUE(remove("other@a"));
+  lose_power();
+  EXPECT_EQ(run(store_->info("other@a")).error().code, Errc::not_found);
+  ASSERT_TRUE(remove("other"));
+  lose_power();
+  EXPECT_EQ(run(store_->info("other")).error().code, Errc::not_found);
+  EXPECT_EQ(content(*open_disk("clone"), 0), 1);
+  expect_clean();
 }
 
 }  // namespace

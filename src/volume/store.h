@@ -202,7 +202,8 @@ std::string_view lock_state_name(LockInfo::State state);
 // Checks the rules of product names: 1 to 255 bytes of UTF-8 without '/', '@' and control characters.
 Result<void> check_volume_name(std::string_view name);
 
-// All calls on the thread of `home`. Strings and options are taken by value: the caller's may end.
+// All calls on the thread of `home`. Strings and options are taken by value: the caller's may end. What a
+// change has done when it succeeds is on stable storage.
 class Store : public block::ExportRegistry {
  public:
   struct Options {
@@ -269,8 +270,9 @@ class Store : public block::ExportRegistry {
   virtual Task<Result<void>> snapshot(std::vector<std::string> names, std::optional<WallTime> created) = 0;
 
   // The volume is what it was at the snapshot, its size included; newer snapshots stay. busy while sessions
-  // have it open.
-  virtual Task<Result<VolumeInfo>> rollback(std::string snapshot_name) = 0;
+  // have it open, unless `disconnect`: what they have begun is finished, then their next requests stay
+  // without an answer and the connections end, so that the clients connect anew.
+  virtual Task<Result<VolumeInfo>> rollback(std::string snapshot_name, bool disconnect) = 0;
 
   // Makes a volume that begins as the snapshot. It takes no space until it is written, and does not need the
   // snapshot's name to stay.
@@ -280,7 +282,8 @@ class Store : public block::ExportRegistry {
   virtual Task<Result<void>> rename(std::string name, std::string new_name) = 0;
 
   // Copies what a volume shares with the snapshot that it was cloned from, and with its own, so that it
-  // stands alone. Also while it is used. busy where a snapshot of it is taken meanwhile.
+  // stands alone. Also while it is used. Where a snapshot of it is taken meanwhile it begins again, since it
+  // shares with that one, too; busy where that happens limits::kMaxFlattenRounds times.
   virtual Task<Result<VolumeInfo>> flatten(std::string name, Progress* progress) = 0;
 
   // Makes a volume that is a copy of a volume as it is now, or of a snapshot, and shares nothing with it.

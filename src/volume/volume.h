@@ -74,9 +74,16 @@ class Volume final : public block::Export {
   Task<Result<bool>> merge_parent(LayerId parent, LayerId top, uint64_t& next_extent);
 
   // Copies all that the volume has from the layers below into its top layer, beside requests. That layer: it
-  // needs no parent any more. busy where a snapshot is taken meanwhile; cancelled. What has been copied
-  // stays, and is not copied again.
+  // needs no parent any more. A snapshot that is taken meanwhile makes it begin again with the new top layer,
+  // at most limits::kMaxFlattenRounds times (busy). cancelled.
   Task<Result<LayerId>> flatten(Progress* progress);
+
+  // The volume is taken from its clients: what they have begun is finished, from then on every request ends
+  // with Errc::cancelled, and the volume is let go. close() is still to be called.
+  Task<void> depart();
+
+  // A snapshot has been taken. It costs a conflict not to know.
+  void note_snapshot();
 
   // The layer stands alone now. It costs nothing not to know.
   void forget_parents(LayerId top) {
@@ -117,6 +124,7 @@ class Volume final : public block::Export {
   Task<void> drop_presence();
   Task<void> hand_over();
   Task<void> release();
+  Task<void> refresh_fence();
   Task<Result<void>> begin_tenure();
   Task<Result<void>> load_layers();
 
@@ -176,7 +184,11 @@ class Volume final : public block::Export {
                            bool fua);
   // Prepares the intents and commits those that have something to commit, then takes over their bits.
   Task<Result<void>> commit(std::vector<ExtentIntent*> intents);
-  Task<Result<bool>> flatten_extent(uint64_t extent_index, LayerId top);
+  // What becomes of a flattening when a snapshot puts another layer on top.
+  enum class FlattenStep : uint8_t { more, extent_done, outdated };
+  // False where `top` is not the top any more.
+  Task<Result<bool>> flatten_into(LayerId top, Progress* progress);
+  Task<Result<FlattenStep>> flatten_extent(uint64_t extent_index, LayerId top);
   LayerScan scan_of(LayerId layer);
   Task<Result<void>> check_extents(uint64_t begin_extent, uint64_t end_extent, CheckReport& report);
   Task<Result<void>> check_extents_of(LayerId top, uint64_t begin_extent, uint64_t end_extent,
@@ -192,7 +204,7 @@ class Volume final : public block::Export {
   Fence fence_;
   std::optional<Lease> lease_;  // where several servers share the store
   bool closing_ = false;
-  // Another server gets the volume: no request is taken any more.
+  // The volume is taken from its clients, for another server or for good: no request is taken any more.
   std::atomic<bool> departed_ = false;  // written by the executor's thread
   CommitQueue commits_;
   RangeLock locks_;  // in blocks

@@ -2,6 +2,7 @@
 
 #include <utility>
 
+#include "base/live_limits.h"
 #include "volume/merge.h"
 #include "volume/volume.h"
 
@@ -30,7 +31,16 @@ class FlattenIntent final : public CommitQueue::Intent {
 
 Task<Result<LayerId>> Volume::flatten(Progress* progress) {
   CO_RETURN_IF_ERROR(co_await fence_.refresh());
-  const LayerId top = update_top();
+  for (uint32_t round = 0; round < limits::kMaxFlattenRounds; ++round) {
+    const LayerId top = update_top();
+    ASSIGN_OR_CO_RETURN(const bool finished, co_await flatten_into(top, progress));
+    if (finished) co_return top;
+  }
+  co_return fail(Errc::busy,
+                 fmt::format("snapshots of {} are taken faster than it is flattened", display_name()));
+}
+
+Task<Result<bool>> Volume::flatten_into(LayerId top, Progress* progress) {
   uint64_t done_blocks = 0;
   for (uint64_t next_extent = 0;;) {
     if (progress != nullptr) {
@@ -44,24 +54,22 @@ Task<Result<LayerId>> Volume::flatten(Progress* progress) {
       data_count = bits.data_count();
       return false;
     });
-    if (!populated) co_return top;
-    ASSIGN_OR_CO_RETURN(const bool finished, co_await flatten_extent(*populated, top));
-    next_extent = *populated + (finished ? 1 : 0);
-    if (finished) done_blocks += data_count;
+    if (!populated) co_return true;
+    ASSIGN_OR_CO_RETURN(const FlattenStep step, co_await flatten_extent(*populated, top));
+    if (step == FlattenStep::outdated) co_return false;
+    const bool is_done = step == FlattenStep::extent_done;
+    next_extent = *populated + (is_done ? 1 : 0);
+    if (is_done) done_blocks += data_count;
   }
 }
 
-// Whether all of the extent is the top layer's own now.
-Task<Result<bool>> Volume::flatten_extent(uint64_t extent_index, LayerId top) {
+Task<Result<Volume::FlattenStep>> Volume::flatten_extent(uint64_t extent_index, LayerId top) {
   const uint64_t first_block = extent_index * limits::kBlocksPerExtent;
   RangeLock::Guard lock(locks_, first_block, first_block + limits::kBlocksPerExtent,
                         RangeLock::Mode::exclusive);
   co_await lock.acquire();
   CO_RETURN_IF_ERROR(check_tenure());
-  const auto snapshot_taken = [&] {
-    return fail(Errc::busy, fmt::format("a snapshot of {} was taken meanwhile: start again", display_name()));
-  };
-  if (update_top() != top) co_return snapshot_taken();
+  if (update_top() != top) co_return FlattenStep::outdated;
   const LayerSlot slot = chain_.map().slot_of(top);
   MergeChange change;
   change.target.keys = &keys_;
@@ -71,20 +79,21 @@ Task<Result<bool>> Volume::flatten_extent(uint64_t extent_index, LayerId top) {
   change.child_before = chain_.map().own_states(extent_index, slot, 0, limits::kBlocksPerExtent);
   change.plan = plan_merge(chain_.map().extent(extent_index), change.child_before,
                            static_cast<uint32_t>(limits::kMergeStepBytes >> record_.block_shift));
-  if (change.plan.child_after == change.child_before) co_return true;
+  if (change.plan.child_after == change.child_before) co_return FlattenStep::extent_done;
   CO_RETURN_IF_ERROR(
       co_await chain_.read_stored(first_block, change.plan.moved, change.values, display_name()));
   uint64_t bytes = 0;
   for (const auto& value : change.values) bytes += value->size();
   FlattenIntent intent(change, bytes);
   const Result<void> committed = co_await commits_.commit(intent);
-  if (!committed && committed.error().code == Errc::conflict) co_return snapshot_taken();
+  // Then a snapshot was taken.
+  if (!committed && committed.error().code == Errc::conflict) co_return FlattenStep::outdated;
   CO_RETURN_IF_ERROR(committed);
   for (uint32_t i = 0; i < limits::kBlocksPerExtent; ++i) {
     if (change.plan.child_after.state(i) != change.child_before.state(i))
       chain_.map().set_owner(first_block + i, slot);
   }
-  co_return change.plan.finishes;
+  co_return change.plan.finishes ? FlattenStep::extent_done : FlattenStep::more;
 }
 
 }  // namespace fdbnbd::volume

@@ -43,7 +43,7 @@ Result<void> Volume::check_tenure() const {
         fmt::format("another server has taken volume \"{}\" over; clients have to connect anew", name_));
   }
   if (departed_.load(std::memory_order_relaxed))
-    return fail(Errc::cancelled, fmt::format("volume \"{}\" has been handed over to another server", name_));
+    return fail(Errc::cancelled, fmt::format("volume \"{}\" goes on for clients that connect anew", name_));
   return {};
 }
 
@@ -70,6 +70,26 @@ void Volume::on_handover() {
   if (closing_) return;  // it is let go in any case
   departed_.store(true, std::memory_order_relaxed);
   tasks_.spawn(hand_over());
+}
+
+Task<void> Volume::depart() {
+  if (is_retired()) co_return;
+  departed_.store(true, std::memory_order_relaxed);
+  {
+    RangeLock::Guard everything(locks_, 0, UINT64_MAX, RangeLock::Mode::exclusive);
+    co_await everything.acquire();
+  }
+  if (lease_) co_await lease_->stop();
+  if (!fence_.is_lost()) co_await release();
+}
+
+void Volume::note_snapshot() {
+  if (!closing_ && !is_retired()) tasks_.spawn(refresh_fence());
+}
+
+Task<void> Volume::refresh_fence() {
+  // What goes wrong here is told to the writes.
+  static_cast<void>(co_await fence_.refresh());
 }
 
 Task<void> Volume::hand_over() {

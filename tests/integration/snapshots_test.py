@@ -146,6 +146,33 @@ def snapshots_are_listed_and_read_only():
 
 
 @test
+def a_volume_in_use_is_rolled_back_when_its_clients_may_be_disconnected():
+    with served({"disk": 64 * MiB}) as server:
+        control = Control(server)
+        with server.session("disk") as wire, server.session("disk") as idle:
+            wire.write(0, b"a" * 4096)
+            control.call("snap", names=["disk@a"])
+            wire.write(0, b"b" * 4096)
+            refused = ""
+            try:
+                control.call("rollback", name="disk@a")
+            except Failure as failure:
+                refused = str(failure)
+            expect("a rollback under clients", "in use by 2" in refused, "in use by 2 sessions", refused)
+            expect_equal("what the client reads", bytes(wire.read(0, 4096)), b"b" * 4096)
+            control.call("rollback", name="disk@a", disconnect=True)
+            for other in (wire, idle):
+                other.request(CMD_READ, 0, 4096)
+                other.expect_closed("a connection from before")
+        with server.session("disk") as wire:
+            expect_equal("what a client that connects anew reads", bytes(wire.read(0, 4096)), b"a" * 4096)
+            wire.write(0, b"c" * 4096)
+        with server.session("disk@a") as wire:
+            expect_equal("the snapshot", bytes(wire.read(0, 4096)), b"a" * 4096)
+        expect_equal("check", control.call("check")["findings_count"], 0)
+
+
+@test
 def a_snapshot_outlives_the_death_of_the_server():
     with served({"disk": 4 * MiB}) as server:
         with server.session("disk") as wire:

@@ -58,11 +58,10 @@ Task<bool> SnapshotWorld::open_store() {
     co_return false;
   }
   engine_ = *engine;
-  volume::Store::Options options;
-  options.volume_executors = {&executor_};
-  options.key_prefix = source_.key_prefix;
-  options.seed = random_.next() | 1;
-  auto store = co_await volume::open_store(*engine_, executor_, std::move(options));
+  store_options_.volume_executors = {&executor_};
+  store_options_.key_prefix = source_.key_prefix;
+  store_options_.seed = random_.next() | 1;
+  auto store = co_await volume::open_store(*engine_, executor_, store_options_);
   if (!store) {
     difference("opening the store: " + store.error().what);
     co_return false;
@@ -469,18 +468,35 @@ Task<void> SnapshotWorld::verb_rollback() {
       std::next(disk->snapshots.begin(), static_cast<ptrdiff_t>(random_.below(disk->snapshots.size())));
   const std::string full_name = disk->name + '@' + chosen->first;
   if (disk->session) {
-    const auto refused = co_await store_->rollback(full_name);
+    const auto refused = co_await store_->rollback(full_name, false);
     if (refused || refused.error().code != Errc::busy) difference("a volume in use was rolled back");
+    if (random_.one_in(2)) {
+      co_await roll_back_under_session(*disk, full_name, *chosen->second);
+      co_return;
+    }
     disk->session.reset();
     co_await let_sessions_end();
   }
-  const auto rolled = co_await store_->rollback(full_name);
+  const auto rolled = co_await store_->rollback(full_name, false);
   if (!rolled) {
     difference("rollback: " + rolled.error().what);
     co_return;
   }
   disk->bytes = *chosen->second;
   if (rolled->size_bytes != disk->bytes.size()) difference("rollback: another size came back");
+}
+
+Task<void> SnapshotWorld::roll_back_under_session(Disk& disk, std::string full_name, Bytes bytes) {
+  const auto rolled = co_await store_->rollback(full_name, true);
+  if (!rolled) {
+    difference("rollback --disconnect: " + rolled.error().what);
+    co_return;
+  }
+  std::vector<std::byte> one_byte(1);
+  const auto read = co_await disk.session->read(0, one_byte);
+  if (read || read.error().code != Errc::cancelled) difference("a session went on behind a rollback");
+  disk.session.reset();
+  disk.bytes = std::move(bytes);
 }
 
 bool SnapshotWorld::is_snapshot_open(const std::string& full_name) const {

@@ -70,6 +70,7 @@ class SnapshotWorld {
   Task<void> verb_clone();
   Task<void> verb_flatten();
   Task<void> verb_rollback();
+  Task<void> roll_back_under_session(Disk& disk, std::string full_name, Bytes bytes);
   Task<void> verb_remove_snapshot();
   Task<void> verb_remove_volume();
   Task<void> verb_trash();
@@ -99,6 +100,7 @@ class SnapshotWorld {
   const Parameters parameters_;
   Random random_;
   kv::Engine* engine_ = nullptr;
+  volume::Store::Options store_options_;
   std::unique_ptr<volume::Store> store_;
   uint32_t block_bytes_ = 4096;
   std::map<std::string, Disk> disks_;
