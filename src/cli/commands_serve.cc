@@ -120,7 +120,8 @@ void add_serve_command(CLI::App& app, Context& context) {
   verb->add_option("--control", flags->control,
                    "Path of the control socket (default: control.sock in an embedded store)");
   verb->add_flag("--stdio", flags->stdio, "Serve one client on stdin and stdout, then end");
-  verb->add_flag("--read-only", flags->read_only, "Let no client write");
+  verb->add_flag("--read-only", flags->read_only,
+                 "Let no client write; in a shared store, also beside the servers that write");
   verb->add_flag("--takeover", flags->takeover,
                  "Ask other servers of a shared store to hand their volumes over, and wait until they have");
   verb->add_flag("--force", flags->force,

@@ -94,6 +94,9 @@ Result<server::ServerOptions> server_options(const ServeFlags& flags, const conf
   options.use_activation_sockets = !flags.stdio;
   if (flags.takeover) options.takeover = volume::Takeover::handover;
   if (flags.force) options.takeover = volume::Takeover::force;
+  if (options.read_only && options.takeover != volume::Takeover::when_free)
+    return fail(Errc::invalid,
+                "a read-only server takes no volumes: --takeover and --force do not go with it");
   if (flags.lease_s) {
     options.lease_duration =
         std::chrono::duration_cast<Duration>(std::chrono::duration<double>(*flags.lease_s));

@@ -22,6 +22,7 @@
 #include "server/open_engine.h"
 #include "server/read_only_exports.h"
 #include "session/server.h"
+#include "volume/live_exports.h"
 #include "volume/store.h"
 
 namespace fdbnbd::server {
@@ -83,6 +84,7 @@ class RunningServer final : public Server, private control::StatusSource {
   Task<Result<void>> make_volume(config::VolumeSpec spec);
   Task<Result<void>> make_volumes();
   Task<Result<void>> start_serving(net::Acceptors acceptors);
+  std::unique_ptr<block::ExportRegistry> make_read_only_exports();
   Result<void> listen_for_control();
   Task<void> accept_control();
   Task<void> serve_nbd(std::unique_ptr<net::Stream> stream, UniqueFunction<void()> on_end);
@@ -100,7 +102,8 @@ class RunningServer final : public Server, private control::StatusSource {
 
   // Made, used and destroyed on the home thread.
   std::unique_ptr<volume::Store> store_;
-  std::unique_ptr<ReadOnlyExports> read_only_exports_;
+  volume::Store::Options store_options_;
+  std::unique_ptr<block::ExportRegistry> read_only_exports_;  // null where clients may write
   std::unique_ptr<session::SessionServer> sessions_;
   std::unique_ptr<control::Service> service_;
   std::unique_ptr<control::ControlServer> control_;
@@ -145,15 +148,14 @@ Task<Result<net::Acceptors>> RunningServer::adopt_sockets() {
 }
 
 Task<Result<void>> RunningServer::open_store() {
-  volume::Store::Options store_options;
-  store_options.key_prefix = key_prefix(options_.store);
-  store_options.trash_retention = options_.trash_retention;
-  store_options.ownership = {.takeover = options_.takeover,
-                             .lease_duration = options_.lease_duration,
-                             .process = this_process(),
-                             .holder = holder_name()};
-  for (const auto& thread : threads_) store_options.volume_executors.push_back(&thread->loop());
-  auto store = co_await volume::open_store(*engine_, home(), std::move(store_options));
+  store_options_.key_prefix = key_prefix(options_.store);
+  store_options_.trash_retention = options_.trash_retention;
+  store_options_.ownership = {.takeover = options_.takeover,
+                              .lease_duration = options_.lease_duration,
+                              .process = this_process(),
+                              .holder = holder_name()};
+  for (const auto& thread : threads_) store_options_.volume_executors.push_back(&thread->loop());
+  auto store = co_await volume::open_store(*engine_, home(), store_options_);
   if (!store) {
     store.error().what = fmt::format("store {}: {}", config::to_string(options_.store), store.error().what);
     co_return propagate(store);
@@ -196,7 +198,7 @@ Task<Result<void>> RunningServer::start_serving(net::Acceptors acceptors) {
       [this](std::unique_ptr<net::Stream> stream) { tasks_.spawn(serve_nbd(std::move(stream), {})); });
   block::ExportRegistry* exports = store_.get();
   if (options_.read_only) {
-    read_only_exports_ = std::make_unique<ReadOnlyExports>(*store_);
+    read_only_exports_ = make_read_only_exports();
     exports = read_only_exports_.get();
   }
   session::SessionServer::Options session_options;
@@ -219,6 +221,14 @@ Task<Result<void>> RunningServer::start_serving(net::Acceptors acceptors) {
     log::info("{} volumes taken over", taken_count);
   }
   co_return Result<void>();
+}
+
+// Where others may write meanwhile, volumes are read as they are in the store; an embedded store is ours
+// alone.
+std::unique_ptr<block::ExportRegistry> RunningServer::make_read_only_exports() {
+  if (engine_->capabilities().shared_between_hosts)
+    return std::make_unique<volume::LiveExports>(*engine_, home(), *store_, store_options_);
+  return std::make_unique<ReadOnlyExports>(*store_);
 }
 
 Result<void> RunningServer::listen_for_control() {

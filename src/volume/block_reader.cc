@@ -39,7 +39,14 @@ void BlockReader::cut_ranges(uint64_t range_bytes) {
 }
 
 Task<Result<std::optional<BlockReader::Failure>>> BlockReader::run(kv::Engine& engine, Executor& executor) {
-  cut_ranges(engine.capabilities().range_reply_bytes);
+  const auto read = [&](const kv::BulkRead& request, kv::RowSink& sink) {
+    return engine.read(executor, request, sink);
+  };
+  co_return co_await run(engine.capabilities().range_reply_bytes, read);
+}
+
+Task<Result<std::optional<BlockReader::Failure>>> BlockReader::run(uint64_t range_bytes, Source source) {
+  cut_ranges(range_bytes);
   const size_t key_bytes = keys_.block_key_bytes();
   std::string arena;
   arena.reserve((points_.size() + 2 * ranges_.size()) * key_bytes);
@@ -66,7 +73,7 @@ Task<Result<std::optional<BlockReader::Failure>>> BlockReader::run(kv::Engine& e
     request.ranges.push_back({begin, ends.back()});
   }
   delivered_blocks_.reserve(expected_count_);
-  auto result = co_await engine.read(executor, request, *this);
+  auto result = co_await source(request, *this);
   if (!result) co_return propagate(result);
   if (delivered_count_ != expected_count_) {
     if (const auto missing = first_missing_block())

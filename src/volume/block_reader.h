@@ -7,6 +7,7 @@
 
 #include "async/task.h"
 #include "base/bytes.h"
+#include "base/function.h"
 #include "base/result.h"
 #include "kv/engine.h"
 #include "volume/block_codec.h"
@@ -36,6 +37,10 @@ class BlockReader final : private kv::RowSink {
 
   // The lowest block that could not be read, if any: unreadable, not matching its checksum, or not there.
   Task<Result<std::optional<Failure>>> run(kv::Engine& engine, Executor& executor);
+
+  // The same with rows from somewhere else. Ranges are cut to `range_bytes` of rows (0: no bound).
+  using Source = FunctionRef<Task<Result<void>>(const kv::BulkRead&, kv::RowSink&)>;
+  Task<Result<std::optional<Failure>>> run(uint64_t range_bytes, Source source);
 
  private:
   // A single block is asked for by its key; from here on a range is cheaper.

@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "kv/retry.h"
+#include "volume/chain_queries.h"
 #include "volume/merge.h"
 
 namespace fdbnbd::volume {
@@ -94,33 +95,13 @@ void ChainReader::push_top(LayerId top) {
   has_parents_ = true;
 }
 
-std::vector<block::ReadSegment> ChainReader::plan_read(uint64_t offset_bytes, uint64_t length_bytes,
-                                                       BlockReader& reader) const {
-  const uint64_t end_bytes = offset_bytes + length_bytes;
-  std::vector<block::ReadSegment> segments;
-  const uint64_t end_block = ((end_bytes - 1) >> shape_.block_shift) + 1;
-  map_.for_each_run(offset_bytes >> shape_.block_shift, end_block, [&](const ChainRun& run) {
-    const bool is_hole = run.state != BlockState::data;
-    const uint64_t from = std::max(run.first_block << shape_.block_shift, offset_bytes);
-    const uint64_t to = std::min((run.first_block + run.blocks_count) << shape_.block_shift, end_bytes);
-    const auto length = static_cast<uint32_t>(to - from);
-    if (!segments.empty() && segments.back().is_hole == is_hole) {
-      segments.back().length_bytes += length;
-    } else {
-      segments.push_back({length, is_hole});
-    }
-    if (!is_hole) reader.add_run(map_.layer(run.slot), run.first_block, run.blocks_count);
-    return true;
-  });
-  return segments;
-}
-
 Task<Result<std::vector<block::ReadSegment>>> ChainReader::read(uint64_t offset_bytes, MutableByteView into,
                                                                 const std::string& disk) {
   for (uint32_t look = 1;; ++look) {
     BlockReader reader(keys_, shape_.striping, uint32_t{1} << shape_.block_shift, offset_bytes, into);
     const uint64_t moves_before = map_.moves_count();
-    std::vector<block::ReadSegment> segments = plan_read(offset_bytes, into.size(), reader);
+    std::vector<block::ReadSegment> segments =
+        plan_read(map_, shape_.block_shift, offset_bytes, into.size(), reader);
     if (reader.empty()) co_return segments;
     ASSIGN_OR_CO_RETURN(const auto failure, co_await reader.run(engine_, executor_));
     if (!failure) co_return segments;
@@ -219,30 +200,6 @@ Task<Result<void>> ChainReader::look_up_in(kv::Transaction& transaction, uint64_
     map_.set_owner(block, found_owners[i]);
   }
   co_return Result<void>{};
-}
-
-std::vector<block::StatusExtent> ChainReader::block_status(uint64_t offset_bytes, uint64_t length_bytes,
-                                                           uint32_t extents_limit) const {
-  const uint64_t end_bytes = offset_bytes + length_bytes;
-  const uint64_t end_block = ((end_bytes - 1) >> shape_.block_shift) + 1;
-  std::vector<block::StatusExtent> extents;
-  map_.for_each_run(offset_bytes >> shape_.block_shift, end_block, [&](const ChainRun& run) {
-    const uint64_t from = std::max(run.first_block << shape_.block_shift, offset_bytes);
-    const uint64_t to = std::min((run.first_block + run.blocks_count) << shape_.block_shift, end_bytes);
-    const block::StatusExtent extent{
-        .length_bytes = to - from,
-        .is_hole = run.state == BlockState::absent || run.state == BlockState::hole,
-        .is_zero = run.state != BlockState::data};
-    if (!extents.empty() && extents.back().is_hole == extent.is_hole &&
-        extents.back().is_zero == extent.is_zero) {
-      extents.back().length_bytes += extent.length_bytes;
-      return true;
-    }
-    if (extents.size() >= extents_limit) return false;
-    extents.push_back(extent);
-    return true;
-  });
-  return extents;
 }
 
 }  // namespace fdbnbd::volume

@@ -11,8 +11,8 @@
 #include "base/result.h"
 #include "block/export.h"
 #include "kv/engine.h"
-#include "volume/block_reader.h"
 #include "volume/chain.h"
+#include "volume/chain_queries.h"
 #include "volume/fence.h"
 #include "volume/keys.h"
 #include "volume/records.h"
@@ -80,7 +80,9 @@ class ChainReader {
   Task<Result<void>> read_stored(uint64_t first_block, const std::vector<uint32_t>& blocks,
                                  std::vector<std::optional<std::string>>& values, const std::string& disk);
   std::vector<block::StatusExtent> block_status(uint64_t offset_bytes, uint64_t length_bytes,
-                                                uint32_t extents_limit) const;
+                                                uint32_t extents_limit) const {
+    return block_status_of(map_, shape_.block_shift, offset_bytes, length_bytes, extents_limit);
+  }
 
  private:
   // Each block that is missing may take one look, and move again meanwhile.
@@ -93,8 +95,6 @@ class ChainReader {
   // Finds out who owns the extent's blocks now. What is written stays as it is.
   Task<Result<void>> look_up_again(uint64_t extent_index);
   Task<Result<void>> look_up_in(kv::Transaction& transaction, uint64_t extent_index);
-  std::vector<block::ReadSegment> plan_read(uint64_t offset_bytes, uint64_t length_bytes,
-                                            BlockReader& reader) const;
 
   kv::Engine& engine_;
   Executor& executor_;

@@ -567,7 +567,7 @@ TEST_F(SnapshotTest, WorkThatTheStoreRefusesGoesOnLater) {
   }
   settle();
   store_->stop_opening();  // and with it background work
-  ASSERT_TRUE(run(store_->remove("disk@a", false)));
+  ASSERT_TRUE(run(store_->remove("disk@a", {})));
   close();
   open_engine();
   // More refusals than one transaction tries.

@@ -161,7 +161,7 @@ TEST_F(SpaceUsageTest, WhatItPromisesComesBackWhateverIsRemoved) {
         ASSERT_TRUE(run(store_->clone(snapshots[random_.below(snapshots.size())], name)));
         volumes.push_back(name);
       } else if (kind == 4 && !snapshots.empty()) {
-        ASSERT_TRUE(run(store_->rollback(snapshots[random_.below(snapshots.size())])));
+        ASSERT_TRUE(run(store_->rollback(snapshots[random_.below(snapshots.size())], false)));
       }
     }
     settle();

@@ -8,6 +8,7 @@
 
 #include "base/checked_math.h"
 #include "base/limits.h"
+#include "volume/live_exports.h"
 
 namespace fdbnbd::model {
 
@@ -635,6 +636,19 @@ Task<void> SnapshotWorld::verify_disk(std::string name, const Bytes& expected) {
   }
 }
 
+// The same as whoever only reads the store sees it.
+Task<void> SnapshotWorld::verify_live(std::string name, const Bytes& expected) {
+  volume::LiveExports exports(*engine_, executor_, *store_, store_options_);
+  auto session = co_await exports.open(executor_, name);
+  if (!session) {
+    difference(fmt::format("open {} to read: {}", name, session.error().what));
+    co_return;
+  }
+  const Bytes bytes = co_await read_disk(**session, name);
+  if (!failed() && bytes != expected)
+    difference(fmt::format("{} is another one to whoever only reads", name));
+}
+
 Task<void> SnapshotWorld::verify_all() {
   if (random_.one_in(3)) co_await store_->wait_for_reclaim();
   const auto volumes = co_await store_->list_volumes();
@@ -642,6 +656,8 @@ Task<void> SnapshotWorld::verify_all() {
   for (const auto& [name, disk] : disks_) {
     if (failed()) co_return;
     co_await verify_disk(name, disk.bytes);
+    if (failed()) co_return;
+    co_await verify_live(name, disk.bytes);
     for (const auto& [snapshot_name, bytes] : disk.snapshots) {
       if (failed()) co_return;
       co_await verify_disk(name + '@' + snapshot_name, *bytes);

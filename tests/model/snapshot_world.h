@@ -78,6 +78,7 @@ class SnapshotWorld {
   Task<void> verb_resize();
   Task<void> create_volume();
   Task<void> verify_all();
+  Task<void> verify_live(std::string name, const Bytes& expected);
   Task<void> verify_disk(std::string name, const Bytes& expected);
   Task<void> end_with_nothing();
 
