@@ -110,6 +110,11 @@ inline constexpr uint32_t kMergeStepsPerTurn = 64;         // then other jobs an
 inline constexpr auto kMaxJobPause = std::chrono::milliseconds(50);
 inline constexpr auto kJobRetryDelay = std::chrono::milliseconds(200);  // of a job that has to wait
 
+// Comparing two points of a volume.
+inline constexpr uint32_t kMaxDiffRanges = 4096;       // of one answer
+inline constexpr uint32_t kDiffBitmapsPerPage = 4096;  // that one transaction reads, of all layers
+inline constexpr uint32_t kDiffLookUpsPerPage = 64;    // extents that it looks for in shared layers too
+
 // Transactions.
 inline constexpr uint64_t kCommitTargetBytes = 256 * kKiB;  // group commit closes a transaction here
 inline constexpr uint32_t kMaxPartialCommits = 4;           // under way at once that hold less than that
@@ -158,6 +163,7 @@ inline constexpr uint32_t kMaxControlConnections = 64;
 // The tool's copies and loads.
 inline constexpr uint64_t kTransferRequestBytes = 512 * kKiB;
 inline constexpr size_t kTransferRequestsInFlight = 16;
+inline constexpr uint64_t kMaxStreamDataBytes = kMiB;   // of one record of export-diff
 inline constexpr uint64_t kTransferZeroBytes = kGiB;    // of one WRITE_ZEROES
 inline constexpr uint64_t kTransferStatusBytes = kGiB;  // asked for in one BLOCK_STATUS
 inline constexpr uint32_t kMaxBenchDepth = 1024;

@@ -24,6 +24,9 @@ struct ExportInfo {
   uint32_t preferred_block_bytes = 4096;
   uint32_t max_payload_bytes = 0;
   bool read_only = false;
+  // What topic_status() answers. Only what ExportRegistry::describe() tells has the snapshots.
+  bool has_depth = false;
+  std::vector<std::string> snapshots = {};
 };
 
 // A part of a read's answer: `length_bytes` bytes that are in the buffer, or that are a hole (they read as
@@ -42,6 +45,26 @@ struct StatusExtent {
   bool is_zero = false;  // reads as zeroes
 
   friend bool operator==(const StatusExtent&, const StatusExtent&) = default;
+};
+
+// A stretch of the disk with the flags that a metadata context gives it.
+struct FlaggedExtent {
+  uint64_t length_bytes = 0;
+  uint32_t flags = 0;
+
+  friend bool operator==(const FlaggedExtent&, const FlaggedExtent&) = default;
+};
+
+// What a disk can tell of its blocks beside their allocation.
+struct StatusTopic {
+  enum class Kind : uint8_t {
+    depth,          // 0: nothing is stored or said, 1: by the layer that is written, 2: by one below
+    changed_since,  // 1: may have changed since `snapshot`, 0: has not
+  };
+  Kind kind = Kind::depth;
+  std::string snapshot;  // of the same disk, without its name
+
+  friend bool operator==(const StatusTopic&, const StatusTopic&) = default;
 };
 
 struct WriteOptions {
@@ -94,6 +117,14 @@ class Export {
   // gaps; neighbours differ.
   virtual Task<Result<std::vector<StatusExtent>>> block_status(uint64_t offset_bytes, uint64_t length_bytes,
                                                                uint32_t extents_limit) = 0;
+
+  // The same about `topic`, where info() offers it. not_found where the snapshot is not there any more.
+  virtual Task<Result<std::vector<FlaggedExtent>>> topic_status(StatusTopic /*topic*/,
+                                                                uint64_t /*offset_bytes*/,
+                                                                uint64_t /*length_bytes*/,
+                                                                uint32_t /*extents_limit*/) {
+    co_return fail(Errc::not_supported, "the disk does not tell that of its blocks");
+  }
 };
 
 struct ExportListing {

@@ -24,6 +24,7 @@ void add_migrate_command(CLI::App& app, Context& context);
 void add_trash_commands(CLI::App& app, Context& context);     // trash ls, trash restore, trash purge
 void add_property_commands(CLI::App& app, Context& context);  // label set, label rm, label ls, quota set
 void add_group_commands(CLI::App& app, Context& context);     // group create rm add remove snap rollback ls
+void add_backup_commands(CLI::App& app, Context& context);    // diff export-diff import-diff
 void add_lock_commands(CLI::App& app, Context& context);      // lock ls, lock break
 void add_attach_commands(CLI::App& app, Context& context);    // attach detach
 void add_bench_command(CLI::App& app, Context& context);

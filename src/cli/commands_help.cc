@@ -36,6 +36,7 @@ void take_arguments(const CLI::App& verb, const std::string& name, VerbSummary& 
                             name != "import" && name != "migrate";
     summary.takes_volume |= argument == "VOL@SNAP" && name == "snap";
     summary.takes_snapshot |= argument == "VOL@SNAP" && name != "snap";
+    summary.takes_snapshot |= argument.starts_with("VOL[@");
     summary.takes_file |= argument == "FILE";
   }
 }

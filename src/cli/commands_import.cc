@@ -6,19 +6,17 @@
 #include <CLI/CLI.hpp>
 #include <array>
 #include <cerrno>
-#include <chrono>
 #include <memory>
 #include <optional>
-#include <thread>
 #include <utility>
 #include <vector>
 
 #include "base/limits.h"
-#include "base/text.h"
 #include "base/units.h"
 #include "cli/commands.h"
 #include "cli/legacy_source.h"
 #include "cli/nbd_disk.h"
+#include "cli/partial_volume.h"
 #include "cli/progress.h"
 #include "cli/qemu_image.h"
 #include "cli/transfer.h"
@@ -26,10 +24,6 @@
 namespace fdbnbd::cli {
 
 namespace {
-
-// A session that has just ended may still count for a moment.
-constexpr auto kSessionEndPatience = std::chrono::seconds(10);
-constexpr auto kRetryDelay = std::chrono::milliseconds(20);
 
 struct ImportArguments {
   std::string file;
@@ -151,16 +145,14 @@ class Import {
                                                *source_.size_bytes, *arguments_.size));
       }
     }
-    static constexpr std::string_view kSuffix = ".importing";
-    const std::string partial =
-        std::string(utf8_prefix(arguments_.volume, limits::kMaxVolumeNameBytes - kSuffix.size())) +
-        std::string(kSuffix);
+    const std::string partial = partial_name_of(arguments_.volume);
     RETURN_IF_ERROR(create_partial(partial, size_bytes));
     auto done = fill(partial);
     if (done) return {};
     if (arguments_.keep_partial) {
       done.error().what += fmt::format("; what was copied is in volume {}", partial);
-    } else if (const auto removed = when_free(control::RemoveRequest{.name = partial, .now = true});
+    } else if (const auto removed =
+                   ask_when_free(context_, access_, control::RemoveRequest{.name = partial, .now = true});
                !removed) {
       done.error().what += fmt::format("; and volume {} is left: {}", partial, removed.error().what);
     }
@@ -186,8 +178,10 @@ class Import {
     ASSIGN_OR_RETURN(const uint64_t copied_bytes, copy(partial, true));
     if (!source_.size_bytes && !arguments_.size) {
       if (copied_bytes == 0) return fail(Errc::invalid, "stdin is empty: there is nothing to import");
-      RETURN_IF_ERROR(when_free(control::ResizeRequest{
-          .name = partial, .size_bytes = round_up_to_granularity(copied_bytes), .allow_shrink = true}));
+      RETURN_IF_ERROR(ask_when_free(
+          context_, access_,
+          control::ResizeRequest{
+              .name = partial, .size_bytes = round_up_to_granularity(copied_bytes), .allow_shrink = true}));
     }
     RETURN_IF_ERROR(
         context_.ask(access_, control::RenameRequest{.name = partial, .new_name = arguments_.volume}));
@@ -220,17 +214,6 @@ class Import {
     }
     display_.finish();
     return copied_bytes;
-  }
-
-  Result<void> when_free(const control::Request& request) {
-    const auto deadline = std::chrono::steady_clock::now() + kSessionEndPatience;
-    while (true) {
-      auto done = context_.ask(access_, request);
-      if (done) return {};
-      if (done.error().code != Errc::busy || std::chrono::steady_clock::now() >= deadline)
-        return propagate(done);
-      std::this_thread::sleep_for(kRetryDelay);
-    }
   }
 
   const ImportArguments& arguments_;

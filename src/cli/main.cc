@@ -72,6 +72,7 @@ int run(int argc, char** argv) {
   add_group_commands(app, context);
   add_transfer_commands(app, context);
   add_migrate_command(app, context);
+  add_backup_commands(app, context);
   add_report_commands(app, context);
   add_lock_commands(app, context);
   add_attach_commands(app, context);

@@ -142,7 +142,7 @@ Task<Result<void>> FakeStore::snapshot(std::vector<std::string> names, std::opti
     const auto found = volumes.find(parsed->volume);
     if (found == volumes.end()) co_return no_volume(parsed->volume);
     found->second.snapshots.push_back(
-        {parsed->snapshot, found->second.size_bytes, created.value_or(found->second.created)});
+        {parsed->snapshot, 1, found->second.size_bytes, created.value_or(found->second.created)});
   }
   co_return Result<void>();
 }
@@ -170,6 +170,29 @@ Task<Result<volume::VolumeInfo>> FakeStore::copy(std::string source, std::string
                                                  volume::Progress* progress) {
   progress->on_progress(1, 2);
   co_return co_await clone(std::move(source), std::move(new_name));
+}
+
+Task<Result<volume::DiffPage>> FakeStore::diff(std::string name, std::optional<std::string> from,
+                                               uint64_t begin_bytes, volume::Progress* /*progress*/) {
+  const auto found = volumes.find(name.substr(0, name.find('@')));
+  if (found == volumes.end()) co_return no_volume(name);
+  volume::DiffPage page;
+  page.from_size_bytes = from ? found->second.size_bytes : 0;
+  page.to_size_bytes = found->second.size_bytes;
+  page.block_bytes = found->second.block_bytes;
+  page.ranges.push_back({begin_bytes, 4096, volume::DiffKind::data});
+  page.ranges.push_back({begin_bytes + 4096, 512, volume::DiffKind::zero});
+  page.end_bytes = found->second.size_bytes;
+  co_return page;
+}
+
+Task<Result<volume::VolumeInfo>> FakeStore::begin_import(volume::DiffImport import) {
+  co_return co_await create(std::move(import.partial), import.options);
+}
+
+Task<Result<volume::VolumeInfo>> FakeStore::finish_import(volume::DiffImport import) {
+  CO_RETURN_IF_ERROR(co_await rename(std::move(import.partial), import.volume));
+  co_return co_await info(std::move(import.volume));
 }
 
 Task<Result<volume::VolumeUsage>> FakeStore::usage(std::string name, volume::Progress* progress) {
@@ -214,7 +237,7 @@ Task<Result<std::vector<volume::GroupInfo>>> FakeStore::list_groups() {
 Task<Result<void>> FakeStore::snapshot_group(std::string name) {
   const auto parsed = volume::parse_snapshot_name(name);
   if (!parsed || !groups.contains(parsed->volume)) co_return no_volume(name);
-  groups[parsed->volume].snapshots.push_back({parsed->snapshot, 0, {}});
+  groups[parsed->volume].snapshots.push_back({parsed->snapshot, 0, 0, {}});
   co_return Result<void>();
 }
 

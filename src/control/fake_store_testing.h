@@ -51,6 +51,10 @@ class FakeStore final : public volume::Store {
   Task<Result<std::vector<volume::GroupInfo>>> list_groups() override;
   Task<Result<void>> snapshot_group(std::string name) override;
   Task<Result<void>> rollback_group(std::string name) override;
+  Task<Result<volume::DiffPage>> diff(std::string name, std::optional<std::string> from, uint64_t begin_bytes,
+                                      volume::Progress* progress) override;
+  Task<Result<volume::VolumeInfo>> begin_import(volume::DiffImport import) override;
+  Task<Result<volume::VolumeInfo>> finish_import(volume::DiffImport import) override;
   Task<Result<volume::VolumeUsage>> usage(std::string name, volume::Progress* progress) override;
   Task<Result<volume::CheckReport>> check(std::optional<std::string> name,
                                           volume::Progress* progress) override;

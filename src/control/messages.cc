@@ -102,6 +102,31 @@ void put(Json& json, const CopyRequest& request) {
   json["name"] = request.name;
   json["new_name"] = request.new_name;
 }
+void put(Json& json, const DiffRequest& request) {
+  json["name"] = request.name;
+  if (request.from) json["from"] = *request.from;
+  json["begin_bytes"] = request.begin_bytes;
+}
+void put_point(Json& json, const char* key, const std::optional<volume::SnapshotRef>& point) {
+  if (!point) return;
+  json[key] = point->name;
+  json[std::string(key) + "_id"] = point->id;
+}
+void put(Json& json, const volume::DiffImport& import) {
+  json["name"] = import.volume;
+  json["partial"] = import.partial;
+  put_point(json, "from", import.from);
+  put_point(json, "to", import.to);
+  json["size_bytes"] = import.options.size_bytes;
+  json["block_size"] = import.options.block_bytes;
+  json["compression"] = volume::compression_name(import.options.compression);
+}
+void put(Json& json, const ImportBeginRequest& request) {
+  put(json, request.import);
+}
+void put(Json& json, const ImportFinishRequest& request) {
+  put(json, request.import);
+}
 void put(Json& json, const UsageRequest& request) {
   if (request.name) json["name"] = *request.name;
 }
@@ -202,6 +227,32 @@ void take(Fields& fields, CopyRequest& request) {
   request.name = fields.take<std::string>("name");
   request.new_name = fields.take<std::string>("new_name");
 }
+void take(Fields& fields, DiffRequest& request) {
+  request.name = fields.take<std::string>("name");
+  request.from = fields.take_optional<std::string>("from");
+  request.begin_bytes = fields.take_optional<uint64_t>("begin_bytes").value_or(0);
+}
+std::optional<volume::SnapshotRef> take_point(Fields& fields, const char* key) {
+  auto name = fields.take_optional<std::string>(key);
+  if (!name) return std::nullopt;
+  const std::string id_key = std::string(key) + "_id";
+  return volume::SnapshotRef{.name = std::move(*name), .id = fields.take<uint64_t>(id_key.c_str())};
+}
+void take(Fields& fields, volume::DiffImport& import) {
+  import.volume = fields.take<std::string>("name");
+  import.partial = fields.take<std::string>("partial");
+  import.from = take_point(fields, "from");
+  import.to = take_point(fields, "to");
+  import.options.size_bytes = fields.take<uint64_t>("size_bytes");
+  import.options.block_bytes = fields.take<uint32_t>("block_size");
+  import.options.compression = fields.take<volume::Compression>("compression");
+}
+void take(Fields& fields, ImportBeginRequest& request) {
+  take(fields, request.import);
+}
+void take(Fields& fields, ImportFinishRequest& request) {
+  take(fields, request.import);
+}
 void take(Fields& fields, UsageRequest& request) {
   request.name = fields.take_optional<std::string>("name");
 }
@@ -250,6 +301,8 @@ bool only_reads(const Request& request) {
          !std::holds_alternative<RollbackRequest>(request) &&
          !std::holds_alternative<CloneRequest>(request) && !std::holds_alternative<FlattenRequest>(request) &&
          !std::holds_alternative<CopyRequest>(request) &&
+         !std::holds_alternative<ImportBeginRequest>(request) &&
+         !std::holds_alternative<ImportFinishRequest>(request) &&
          !std::holds_alternative<LockBreakRequest>(request) && !std::holds_alternative<NbdRequest>(request);
 }
 

@@ -161,6 +161,23 @@ struct CopyRequest {
   std::string new_name;
   friend bool operator==(const CopyRequest&, const CopyRequest&) = default;
 };
+struct DiffRequest {
+  static constexpr std::string_view kVerb = "diff";
+  std::string name;                 // of a volume or VOL@SNAP: the later point
+  std::optional<std::string> from;  // a snapshot of the same volume, without its name
+  uint64_t begin_bytes = 0;
+  friend bool operator==(const DiffRequest&, const DiffRequest&) = default;
+};
+struct ImportBeginRequest {
+  static constexpr std::string_view kVerb = "import-begin";
+  volume::DiffImport import;
+  friend bool operator==(const ImportBeginRequest&, const ImportBeginRequest&) = default;
+};
+struct ImportFinishRequest {
+  static constexpr std::string_view kVerb = "import-finish";
+  volume::DiffImport import;
+  friend bool operator==(const ImportFinishRequest&, const ImportFinishRequest&) = default;
+};
 struct UsageRequest {
   static constexpr std::string_view kVerb = "du";
   std::optional<std::string> name;  // all volumes where it is not given
@@ -195,8 +212,9 @@ using Request =
                  TrashListRequest, TrashRestoreRequest, TrashPurgeRequest, LabelSetRequest,
                  LabelRemoveRequest, QuotaSetRequest, GroupCreateRequest, GroupRemoveRequest, GroupAddRequest,
                  GroupTakeOutRequest, GroupListRequest, GroupSnapRequest, GroupRollbackRequest, RenameRequest,
-                 SnapRequest, RollbackRequest, CloneRequest, FlattenRequest, CopyRequest, UsageRequest,
-                 CheckRequest, LockListRequest, LockBreakRequest, StatusRequest, NbdRequest>;
+                 SnapRequest, RollbackRequest, CloneRequest, FlattenRequest, CopyRequest, DiffRequest,
+                 ImportBeginRequest, ImportFinishRequest, UsageRequest, CheckRequest, LockListRequest,
+                 LockBreakRequest, StatusRequest, NbdRequest>;
 
 // Whether carrying it out twice is as good as once.
 bool only_reads(const Request& request);
@@ -257,6 +275,7 @@ std::string hello_result(const HelloReply& reply);
 std::string done_result();
 std::string volume_result(const volume::VolumeInfo& volume);
 std::string volumes_result(const std::vector<volume::VolumeInfo>& volumes);
+std::string diff_result(const volume::DiffPage& page);
 std::string usage_result(const std::vector<volume::VolumeUsage>& usages);
 std::string check_result(const volume::CheckReport& report);
 std::string groups_result(const std::vector<volume::GroupInfo>& groups);
@@ -270,6 +289,7 @@ std::string status_result(const StatusReply& reply);
 Result<HelloReply> read_hello(std::string_view result);
 Result<volume::VolumeInfo> read_volume(std::string_view result);
 Result<std::vector<volume::VolumeInfo>> read_volumes(std::string_view result);
+Result<volume::DiffPage> read_diff(std::string_view result);
 Result<std::vector<volume::VolumeUsage>> read_usage(std::string_view result);
 Result<volume::CheckReport> read_check(std::string_view result);
 Result<std::vector<volume::GroupInfo>> read_groups(std::string_view result);

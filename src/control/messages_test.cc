@@ -60,6 +60,18 @@ TEST(ControlRequest, EveryVerbIsReadAsWritten) {
       FlattenRequest{.name = "a"},
       CopyRequest{.name = "a", .new_name = "b"},
       RenameRequest{.name = "a", .new_name = "b"},
+      DiffRequest{.name = "a@2", .from = "1", .begin_bytes = 4096},
+      DiffRequest{.name = "a", .from = std::nullopt, .begin_bytes = 0},
+      ImportBeginRequest{{.volume = "a",
+                          .partial = "a.importing",
+                          .from = volume::SnapshotRef{.name = "1", .id = UINT64_MAX},
+                          .to = volume::SnapshotRef{.name = "2", .id = 7},
+                          .options = {.size_bytes = 512, .block_bytes = 8192}}},
+      ImportFinishRequest{{.volume = "a",
+                           .partial = "b",
+                           .from = std::nullopt,
+                           .to = std::nullopt,
+                           .options = {.size_bytes = 512, .block_bytes = 8192}}},
       UsageRequest{.name = "a"},
       UsageRequest{},
       CheckRequest{.name = "a"},
@@ -199,7 +211,7 @@ volume::VolumeInfo example_volume() {
           .quota_bytes = 4096,
           .labels = {{"owner", "db"}},
           .sessions_count = 2,
-          .snapshots = {{"monday", 512, WallTime(std::chrono::seconds(1'600'000'000))}}};
+          .snapshots = {{"monday", UINT64_MAX, 512, WallTime(std::chrono::seconds(1'600'000'000))}}};
 }
 
 bool same(const volume::VolumeInfo& a, const volume::VolumeInfo& b) {

@@ -14,6 +14,7 @@ void put_snapshots(Json& json, const std::vector<volume::SnapshotInfo>& snapshot
   for (const auto& snapshot : snapshots) {
     Json& element = list.emplace_back();
     element["name"] = snapshot.name;
+    element["id"] = snapshot.id;
     element["size_bytes"] = snapshot.size_bytes;
     element["created"] = format_time(snapshot.created);
   }
@@ -63,6 +64,7 @@ std::vector<volume::SnapshotInfo> take_snapshots(Fields& fields) {
     }
     Fields inner(element);
     snapshots.push_back({.name = inner.take<std::string>("name"),
+                         .id = inner.take<uint64_t>("id"),
                          .size_bytes = inner.take<uint64_t>("size_bytes"),
                          .created = inner.take<WallTime>("created")});
     if (auto done = inner.finish(Errc::protocol, false); !done) fields.refuse(std::move(done.error().what));
@@ -97,6 +99,19 @@ volume::SpaceUsage take_space(Fields& fields) {
           .stored_bytes = fields.take<uint64_t>("stored_bytes"),
           .unique_bytes = fields.take<uint64_t>("unique_bytes"),
           .shared_bytes = fields.take<uint64_t>("shared_bytes")};
+}
+
+volume::DiffRange take_range(Fields& fields) {
+  volume::DiffRange range{.offset_bytes = fields.take<uint64_t>("offset_bytes"),
+                          .length_bytes = fields.take<uint64_t>("length_bytes"),
+                          .kind = volume::DiffKind::data};
+  const auto kind = fields.take<std::string>("kind");
+  if (kind == volume::diff_kind_name(volume::DiffKind::zero)) {
+    range.kind = volume::DiffKind::zero;
+  } else if (kind != volume::diff_kind_name(volume::DiffKind::data)) {
+    fields.refuse("\"kind\" is not known");
+  }
+  return range;
 }
 
 volume::VolumeUsage take_usage(Fields& fields) {
@@ -166,6 +181,22 @@ std::string volumes_result(const std::vector<volume::VolumeInfo>& volumes) {
   Json json = new_result();
   Json& list = json["volumes"] = Json::array();
   for (const auto& volume : volumes) put_volume(list.emplace_back(), volume);
+  return to_text(json);
+}
+
+std::string diff_result(const volume::DiffPage& page) {
+  Json json = new_result();
+  json["from_size_bytes"] = page.from_size_bytes;
+  json["size_bytes"] = page.to_size_bytes;
+  json["block_size"] = page.block_bytes;
+  Json& list = json["ranges"] = Json::array();
+  for (const auto& range : page.ranges) {
+    Json& element = list.emplace_back();
+    element["offset_bytes"] = range.offset_bytes;
+    element["length_bytes"] = range.length_bytes;
+    element["kind"] = volume::diff_kind_name(range.kind);
+  }
+  json["end_bytes"] = page.end_bytes;
   return to_text(json);
 }
 
@@ -285,6 +316,17 @@ Result<volume::VolumeInfo> read_volume(std::string_view result) {
 Result<std::vector<volume::VolumeInfo>> read_volumes(std::string_view result) {
   ASSIGN_OR_RETURN(Fields fields, result_fields(result));
   return take_each(fields, "volumes", take_volume);
+}
+
+Result<volume::DiffPage> read_diff(std::string_view result) {
+  ASSIGN_OR_RETURN(Fields fields, result_fields(result));
+  volume::DiffPage page{.from_size_bytes = fields.take<uint64_t>("from_size_bytes"),
+                        .to_size_bytes = fields.take<uint64_t>("size_bytes"),
+                        .block_bytes = fields.take<uint32_t>("block_size"),
+                        .ranges = {},
+                        .end_bytes = fields.take<uint64_t>("end_bytes")};
+  ASSIGN_OR_RETURN(page.ranges, take_each(fields, "ranges", take_range));
+  return page;
 }
 
 Result<std::vector<volume::VolumeUsage>> read_usage(std::string_view result) {

@@ -197,6 +197,25 @@ Task<Result<std::string>> Service::carry_out(CopyRequest request, volume::Progre
   co_return volume_result(volume);
 }
 
+Task<Result<std::string>> Service::carry_out(DiffRequest request, volume::Progress& progress) {
+  ASSIGN_OR_CO_RETURN(
+      const volume::DiffPage page,
+      co_await store_.diff(std::move(request.name), std::move(request.from), request.begin_bytes, &progress));
+  co_return diff_result(page);
+}
+
+Task<Result<std::string>> Service::carry_out(ImportBeginRequest request, volume::Progress& /*progress*/) {
+  ASSIGN_OR_CO_RETURN(const volume::VolumeInfo volume,
+                      co_await store_.begin_import(std::move(request.import)));
+  co_return volume_result(volume);
+}
+
+Task<Result<std::string>> Service::carry_out(ImportFinishRequest request, volume::Progress& /*progress*/) {
+  ASSIGN_OR_CO_RETURN(const volume::VolumeInfo volume,
+                      co_await store_.finish_import(std::move(request.import)));
+  co_return volume_result(volume);
+}
+
 Task<Result<std::string>> Service::carry_out(UsageRequest request, volume::Progress& progress) {
   std::vector<volume::VolumeUsage> usages;
   if (request.name) {

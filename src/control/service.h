@@ -54,6 +54,9 @@ class Service {
   Task<Result<std::string>> carry_out(CloneRequest request, volume::Progress& progress);
   Task<Result<std::string>> carry_out(FlattenRequest request, volume::Progress& progress);
   Task<Result<std::string>> carry_out(CopyRequest request, volume::Progress& progress);
+  Task<Result<std::string>> carry_out(DiffRequest request, volume::Progress& progress);
+  Task<Result<std::string>> carry_out(ImportBeginRequest request, volume::Progress& progress);
+  Task<Result<std::string>> carry_out(ImportFinishRequest request, volume::Progress& progress);
   Task<Result<std::string>> carry_out(UsageRequest request, volume::Progress& progress);
   Task<Result<std::string>> carry_out(CheckRequest request, volume::Progress& progress);
   Task<Result<std::string>> carry_out(LockListRequest request, volume::Progress& progress);

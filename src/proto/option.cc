@@ -128,7 +128,8 @@ std::string_view next_query(ByteView& queries) {
 
 bool query_matches(std::string_view query, std::string_view context_name, MetaQueryKind kind) {
   if (query == context_name) return true;
-  return kind == MetaQueryKind::list && query == namespace_of(context_name);
+  if (kind == MetaQueryKind::set) return false;
+  return query == namespace_of(context_name) || (query.ends_with('/') && context_name.starts_with(query));
 }
 
 void encode_info_export(std::span<std::byte, kInfoExportBytes> out, uint64_t size_bytes, uint16_t flags) {

@@ -57,7 +57,8 @@ Result<MetaRequest> decode_meta_request(ByteView payload);
 std::string_view next_query(ByteView& queries);
 
 enum class MetaQueryKind {
-  list,  // NBD_OPT_LIST_META_CONTEXT: a namespace with an empty leaf is a wildcard
+  list,  // NBD_OPT_LIST_META_CONTEXT: a namespace with an empty leaf is a wildcard, and so is a path that
+         // ends with a slash
   set,   // NBD_OPT_SET_META_CONTEXT: it selects nothing
 };
 // Whether `query` asks for the context `context_name` ("base:allocation").

@@ -44,6 +44,12 @@ class ReadOnlyExport final : public block::Export {
     return inner_->block_status(offset_bytes, length_bytes, extents_limit);
   }
 
+  Task<Result<std::vector<block::FlaggedExtent>>> topic_status(block::StatusTopic topic,
+                                                               uint64_t offset_bytes, uint64_t length_bytes,
+                                                               uint32_t extents_limit) override {
+    return inner_->topic_status(std::move(topic), offset_bytes, length_bytes, extents_limit);
+  }
+
  private:
   const std::shared_ptr<block::Export> inner_;
 };

@@ -24,9 +24,26 @@ constexpr size_t kMaxListEntryBytes =
     proto::kOptionReplyHeaderBytes + proto::kServerHeaderBytes + 2 * size_t{limits::kMaxStringBytes};
 static_assert(kMaxListEntryBytes + proto::kOptionReplyHeaderBytes <= limits::kMaxHandshakeOutputBytes);
 
+// With the acknowledgement behind it.
+constexpr size_t kMaxContextReplyBytes =
+    2 * proto::kOptionReplyHeaderBytes + proto::kMetaContextHeaderBytes + size_t{limits::kMaxStringBytes};
+
 // The metadata contexts that a client can select on an export.
-std::vector<std::string> contexts_of_export() {
-  return {"base:allocation"};
+std::vector<SelectedContext> contexts_of_export(const block::ExportInfo& info) {
+  using Kind = block::StatusTopic::Kind;
+  std::vector<SelectedContext> contexts;
+  contexts.push_back({.id = 0, .name = "base:allocation", .topic = std::nullopt});
+  if (info.has_depth) {
+    contexts.push_back({.id = 0,
+                        .name = "qemu:allocation-depth",
+                        .topic = block::StatusTopic{.kind = Kind::depth, .snapshot = ""}});
+  }
+  for (const std::string& snapshot : info.snapshots) {
+    contexts.push_back({.id = 0,
+                        .name = "fdb-nbd:changed-since/" + snapshot,
+                        .topic = block::StatusTopic{.kind = Kind::changed_since, .snapshot = snapshot}});
+  }
+  return contexts;
 }
 
 template <size_t N>
@@ -284,7 +301,7 @@ void Negotiator::on_described(const Result<block::ExportInfo>& info) {
   else if (option_.option == Option::info)
     answer_info_or_go(*info);
   else
-    answer_meta_context();
+    answer_meta_context(*info);
   next_option();
 }
 
@@ -330,22 +347,26 @@ void Negotiator::answer_info_or_go(const block::ExportInfo& info) {
   append_reply(OptionReply::ack, 0);
 }
 
-void Negotiator::answer_meta_context() {
+// A list that is longer than the output may be is cut: what is not in it can be selected all the same.
+void Negotiator::answer_meta_context(const block::ExportInfo& info) {
   const auto request = proto::decode_meta_request(payload());
   ASSERT(request);
   const bool is_set = option_.option == Option::set_meta_context;
   const auto kind = is_set ? proto::MetaQueryKind::set : proto::MetaQueryKind::list;
   if (is_set) contexts_export_name_ = request->export_name;
-  for (std::string& name : contexts_of_export()) {
+  for (SelectedContext& context : contexts_of_export(info)) {
+    const std::string& name = context.name;
     bool matches = !is_set && request->queries_count == 0;
     ByteView queries = request->queries;
     while (!matches && !queries.empty()) matches = query_matches(proto::next_query(queries), name, kind);
     if (!matches) continue;
+    if (output_.size() + kMaxContextReplyBytes > limits::kMaxHandshakeOutputBytes) break;
     const uint32_t id = is_set ? static_cast<uint32_t>(contexts_.size() + 1) : 0;
     std::byte* out = append_reply(OptionReply::meta_context, proto::kMetaContextHeaderBytes + name.size());
     proto::encode_meta_context_header(fixed<proto::kMetaContextHeaderBytes>(out), id);
     copy_text(out + proto::kMetaContextHeaderBytes, name);
-    if (is_set) contexts_.push_back({.id = id, .name = std::move(name)});
+    context.id = id;
+    if (is_set) contexts_.push_back(std::move(context));
   }
   append_reply(OptionReply::ack, 0);
 }

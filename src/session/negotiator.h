@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <variant>
 #include <vector>
@@ -24,6 +25,7 @@ enum class TlsPolicy {
 struct SelectedContext {
   uint32_t id = 0;  // as BLOCK_STATUS chunks carry it; unique in a handshake
   std::string name;
+  std::optional<block::StatusTopic> topic = {};  // base:allocation where there is none
 
   friend bool operator==(const SelectedContext&, const SelectedContext&) = default;
 };
@@ -119,7 +121,7 @@ class Negotiator {
   void handle_meta_context();
   void answer_export_name(const block::ExportInfo& info);
   void answer_info_or_go(const block::ExportInfo& info);
-  void answer_meta_context();
+  void answer_meta_context(const block::ExportInfo& info);
   void refill_from_listing();
 
   void handle_payload();

@@ -34,6 +34,50 @@ TEST(MetaContext, ListAnswersWildcardsAndNames) {
   EXPECT_TRUE(haggle.contexts(list_meta_context, "disk", {"x-nobody:thing", "qemu:", "base:other"}).empty());
 }
 
+// An export that answers all topics.
+ScriptedRegistry with_snapshots(uint32_t snapshots_count) {
+  ScriptedRegistry registry = two_exports();
+  registry.exports[0].has_depth = true;
+  for (uint32_t i = 1; i <= snapshots_count; ++i)
+    registry.exports[0].snapshots.push_back("s" + std::to_string(i));
+  return registry;
+}
+
+TEST(MetaContext, WhatTheExportAnswersIsOffered) {
+  Haggle haggle(3, TlsPolicy::off, with_snapshots(2));
+  const std::vector<std::string> ours = {"fdb-nbd:changed-since/s1", "fdb-nbd:changed-since/s2"};
+  EXPECT_EQ(haggle.contexts(list_meta_context, "disk", {"fdb-nbd:"}), ours);
+  EXPECT_EQ(haggle.contexts(list_meta_context, "disk", {"fdb-nbd:changed-since/"}), ours);
+  EXPECT_EQ(haggle.contexts(list_meta_context, "disk", {"qemu:"}),
+            std::vector<std::string>{"qemu:allocation-depth"});
+  EXPECT_EQ(haggle.contexts(list_meta_context, "disk", {ours[1]}), std::vector<std::string>{ours[1]});
+  EXPECT_TRUE(haggle.contexts(list_meta_context, "disk", {"fdb-nbd:changed-since/none"}).empty());
+  EXPECT_TRUE(haggle.contexts(list_meta_context, "other", {"fdb-nbd:", "qemu:"}).empty());
+}
+
+TEST(MetaContext, ASelectedContextKnowsItsTopic) {
+  Haggle haggle(3, TlsPolicy::off, with_snapshots(2));
+  haggle.receive(option(structured_reply));
+  haggle.receive(set("disk", {"fdb-nbd:changed-since/", "fdb-nbd:changed-since/s2", kAllocation}));
+  haggle.receive(option(go, info_payload("disk")));
+  const auto contexts = haggle.transcript().agreement.contexts;
+  ASSERT_EQ(contexts.size(), 2u);
+  EXPECT_EQ(contexts[0].name, kAllocation);
+  EXPECT_FALSE(contexts[0].topic);
+  ASSERT_TRUE(contexts[1].topic);
+  EXPECT_EQ(contexts[1].topic->kind, block::StatusTopic::Kind::changed_since);
+  EXPECT_EQ(contexts[1].topic->snapshot, "s2");
+  EXPECT_NE(contexts[0].id, contexts[1].id);
+}
+
+TEST(MetaContext, AListThatIsTooLongIsCut) {
+  Haggle haggle(3, TlsPolicy::off, with_snapshots(5000));
+  const auto names = haggle.contexts(list_meta_context, "disk", {"fdb-nbd:"});
+  EXPECT_GT(names.size(), 1000u);
+  EXPECT_LT(names.size(), 5000u);
+  EXPECT_EQ(haggle.contexts(list_meta_context, "disk", {"fdb-nbd:changed-since/s5000"}).size(), 1u);
+}
+
 TEST(MetaContext, ListSelectsNothing) {
   Haggle haggle;
   haggle.receive(option(structured_reply));

@@ -123,25 +123,24 @@ void Reply::set_chunks(const proto::Request& request, const std::vector<block::R
   parts_count_ = more_parts_.size();
 }
 
-void Reply::set_status(const proto::Request& request, std::span<const uint32_t> context_ids,
-                       const std::vector<block::StatusExtent>& extents) {
-  ASSERT(!extents.empty() && !context_ids.empty());
-  std::vector<std::byte> descriptors;
-  descriptors.reserve(extents.size() * proto::kStatusDescriptorBytes);
-  uint64_t offset_bytes = request.offset_bytes;
-  for (const block::StatusExtent& extent : extents) {
-    const uint32_t length_bytes = proto::status_descriptor_length(offset_bytes, extent.length_bytes);
-    proto::encode_status_descriptor(append<proto::kStatusDescriptorBytes>(descriptors), length_bytes,
-                                    proto::allocation_flags(extent.is_hole, extent.is_zero));
-    offset_bytes += length_bytes;
-    if (length_bytes != extent.length_bytes) break;  // cut: what follows would not be adjacent
-  }
-  const auto count = static_cast<uint32_t>(descriptors.size() / proto::kStatusDescriptorBytes);
-  more_header_.reserve(context_ids.size() * (proto::kBlockStatusHeaderBytes + descriptors.size()));
-  for (const uint32_t id : context_ids) {
-    const Last last = id == context_ids.back() ? Last::yes : Last::no;
-    proto::encode_block_status_header(append<proto::kBlockStatusHeaderBytes>(more_header_), request.cookie,
-                                      last, id, count);
+void Reply::set_status(const proto::Request& request, std::span<const ContextStatus> contexts) {
+  ASSERT(!contexts.empty());
+  for (const ContextStatus& context : contexts) {
+    ASSERT(!context.extents.empty());
+    std::vector<std::byte> descriptors;
+    descriptors.reserve(context.extents.size() * proto::kStatusDescriptorBytes);
+    uint64_t offset_bytes = request.offset_bytes;
+    for (const block::FlaggedExtent& extent : context.extents) {
+      const uint32_t length_bytes = proto::status_descriptor_length(offset_bytes, extent.length_bytes);
+      proto::encode_status_descriptor(append<proto::kStatusDescriptorBytes>(descriptors), length_bytes,
+                                      extent.flags);
+      offset_bytes += length_bytes;
+      if (length_bytes != extent.length_bytes) break;  // cut: what follows would not be adjacent
+    }
+    const Last last = &context == &contexts.back() ? Last::yes : Last::no;
+    proto::encode_block_status_header(
+        append<proto::kBlockStatusHeaderBytes>(more_header_), request.cookie, last, context.context_id,
+        static_cast<uint32_t>(descriptors.size() / proto::kStatusDescriptorBytes));
     more_header_.insert(more_header_.end(), descriptors.begin(), descriptors.end());
   }
   set_parts(more_header_);

@@ -35,9 +35,13 @@ class Reply {
   bool set_data(const proto::Request& request, bool structured,
                 const std::vector<block::ReadSegment>& segments, MutableByteView data);
 
-  // One BLOCK_STATUS chunk per context id. `extents` as Export::block_status() gives them, not empty.
-  void set_status(const proto::Request& request, std::span<const uint32_t> context_ids,
-                  const std::vector<block::StatusExtent>& extents);
+  // One BLOCK_STATUS chunk per context, at least one. `extents` as Export::topic_status() gives them, not
+  // empty.
+  struct ContextStatus {
+    uint32_t context_id = 0;
+    std::vector<block::FlaggedExtent> extents;
+  };
+  void set_status(const proto::Request& request, std::span<const ContextStatus> contexts);
 
   // What is still to be sent, and to note that some of it was.
   std::span<const ByteView> unsent() const { return std::span(parts()).subspan(sent_parts_); }

@@ -66,6 +66,7 @@ Transmission::Transmission(std::unique_ptr<net::Stream> stream, block::Export& e
       max_payload_bytes_(std::min(exported.info().max_payload_bytes, limits::kMaxPayloadBytes)),
       read_only_(exported.info().read_only),
       structured_(agreement.structured_replies),
+      contexts_(agreement.contexts),
       receive_stall_(
           executor_, shared.limits, shared.budget, [this] { return bytes_in_flight_; },
           [this] { on_stalled("sends a payload"); }),
@@ -73,7 +74,6 @@ Transmission::Transmission(std::unique_ptr<net::Stream> stream, block::Export& e
           executor_, shared.limits, shared.budget, [this] { return bytes_in_flight_; },
           [this] { on_stalled("reads its replies"); }),
       writer_(executor_, *stream_, send_stall_) {
-  for (const SelectedContext& context : agreement.contexts) context_ids_.push_back(context.id);
   const ByteView early = as_bytes(early_bytes);
   kept_.assign(early.begin(), early.end());
   input_ = kept_;
@@ -86,7 +86,7 @@ proto::TransmissionFacts Transmission::facts() const {
           .max_payload_bytes = max_payload_bytes_,
           .read_only = read_only_,
           .structured_replies = structured_,
-          .has_contexts = !context_ids_.empty()};
+          .has_contexts = !contexts_.empty()};
 }
 
 Task<End> Transmission::run(LoopResources& resources) {
@@ -221,8 +221,9 @@ Task<std::optional<End>> Transmission::take_requests() {
 
 uint32_t Transmission::status_extents_limit(const Request& request) const {
   if (request.has(proto::kCmdFlagReqOne)) return 1;
-  return static_cast<uint32_t>(
-      std::min<uint64_t>(request.length_bytes / kBytesPerStatusExtent + 2, limits::kMaxStatusExtents));
+  const auto contexts_count = std::max<uint64_t>(1, contexts_.size());
+  return static_cast<uint32_t>(std::min<uint64_t>(request.length_bytes / kBytesPerStatusExtent + 2,
+                                                  limits::kMaxStatusExtents / contexts_count));
 }
 
 uint64_t Transmission::request_data_bytes(const Request& request) const {
@@ -231,7 +232,7 @@ uint64_t Transmission::request_data_bytes(const Request& request) const {
     case Command::write:
       return BufferPool::footprint_bytes(request.length_bytes);
     case Command::block_status:
-      return status_extents_limit(request) * kMemoryPerStatusExtent;
+      return status_extents_limit(request) * contexts_.size() * kMemoryPerStatusExtent;
     default:
       return 0;
   }
@@ -458,12 +459,33 @@ Task<Result<void>> Transmission::read(Admitted& admitted, Reply& reply) {
 
 Task<Result<void>> Transmission::block_status(Admitted& admitted, Reply& reply) {
   const Request& request = admitted.request;
-  const auto extents = co_await export_.block_status(request.offset_bytes, request.length_bytes,
-                                                     status_extents_limit(request));
-  if (!extents) co_return tl::unexpected(extents.error());
-  reply.set_status(request, context_ids_, *extents);
-  admitted.lease.shrink_to(limits::kRequestOverheadBytes + extents->size() * kMemoryPerStatusExtent);
+  std::vector<Reply::ContextStatus> statuses;
+  size_t extents_count = 0;
+  for (const SelectedContext& context : contexts_) {
+    auto extents = co_await context_status(request, context);
+    if (!extents) co_return tl::unexpected(extents.error());
+    extents_count += extents->size();
+    statuses.push_back({.context_id = context.id, .extents = std::move(*extents)});
+  }
+  reply.set_status(request, statuses);
+  admitted.lease.shrink_to(limits::kRequestOverheadBytes + extents_count * kMemoryPerStatusExtent);
   co_return Result<void>();
+}
+
+Task<Result<std::vector<block::FlaggedExtent>>> Transmission::context_status(const Request& request,
+                                                                             const SelectedContext& context) {
+  const uint32_t limit = status_extents_limit(request);
+  if (context.topic) {
+    co_return co_await export_.topic_status(*context.topic, request.offset_bytes, request.length_bytes,
+                                            limit);
+  }
+  const auto allocation = co_await export_.block_status(request.offset_bytes, request.length_bytes, limit);
+  if (!allocation) co_return tl::unexpected(allocation.error());
+  std::vector<block::FlaggedExtent> extents;
+  extents.reserve(allocation->size());
+  for (const block::StatusExtent& extent : *allocation)
+    extents.push_back({extent.length_bytes, proto::allocation_flags(extent.is_hole, extent.is_zero)});
+  co_return extents;
 }
 
 }  // namespace fdbnbd::session

@@ -92,6 +92,8 @@ class Transmission {
   Task<Result<void>> execute(Admitted& admitted, Reply& reply);
   Task<Result<void>> read(Admitted& admitted, Reply& reply);
   Task<Result<void>> block_status(Admitted& admitted, Reply& reply);
+  Task<Result<std::vector<block::FlaggedExtent>>> context_status(const proto::Request& request,
+                                                                 const SelectedContext& context);
   // Gives back what the request's data took.
   void release_data(Admitted& admitted);
   void on_served(Admitted& admitted);
@@ -113,7 +115,7 @@ class Transmission {
   const uint32_t max_payload_bytes_;
   const bool read_only_;
   const bool structured_;
-  std::vector<uint32_t> context_ids_;
+  const std::vector<SelectedContext> contexts_;
 
   bool stopping_ = false;
   bool aborted_ = false;

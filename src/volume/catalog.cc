@@ -213,7 +213,7 @@ Task<Result<VolumeInfo>> Catalog::info(std::string name) {
   auto body = [&](kv::Transaction& transaction) { return records_.read_snapshots(transaction, id, name); };
   ASSIGN_OR_CO_RETURN(const auto rows, co_await records_.transact<std::vector<SnapshotRow>>(body));
   for (const SnapshotRow& row : rows)
-    snapshots.push_back({row.name, row.record.size_bytes, row.record.created});
+    snapshots.push_back({row.name, row.record.id(), row.record.size_bytes, row.record.created});
   co_return co_await describe_volume(std::move(name), records, std::move(snapshots));
 }
 

@@ -63,6 +63,10 @@ class Catalog final : public Store {
   Task<Result<std::vector<GroupInfo>>> list_groups() override { return groups_.list(); }
   Task<Result<void>> snapshot_group(std::string name) override { return groups_.snapshot(std::move(name)); }
   Task<Result<void>> rollback_group(std::string name) override { return groups_.rollback(std::move(name)); }
+  Task<Result<DiffPage>> diff(std::string name, std::optional<std::string> from, uint64_t begin_bytes,
+                              Progress* progress) override;
+  Task<Result<VolumeInfo>> begin_import(DiffImport import) override;
+  Task<Result<VolumeInfo>> finish_import(DiffImport import) override;
   Task<Result<VolumeUsage>> usage(std::string name, Progress* progress) override;
   Task<Result<CheckReport>> check(std::optional<std::string> name, Progress* progress) override;
   Task<Result<std::vector<LockInfo>>> list_locks() override;
@@ -94,6 +98,9 @@ class Catalog final : public Store {
                                const std::string& new_name, std::optional<VolumeId>& id);
   Task<Result<void>> check_header();
   Task<Result<void>> check_header_in(kv::Transaction& transaction, const StoreHeader& ours);
+
+  // catalog_open.cc
+  Task<Result<void>> list_snapshots(VolumeId id, SnapshotName but, std::vector<std::string>& names);
 
   // catalog_snapshots.cc
   Task<Result<void>> snapshot_in(kv::Transaction& transaction, std::vector<SnapshotPlan>& plans,

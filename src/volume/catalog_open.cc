@@ -53,6 +53,8 @@ Task<Result<block::ExportInfo>> Catalog::describe(Executor& executor, std::strin
     info.preferred_block_bytes = of.volume.block_bytes();
     info.max_payload_bytes = limits::kMaxPayloadBytes;
     info.read_only = true;
+    info.has_depth = true;
+    CO_RETURN_IF_ERROR(co_await list_snapshots(found.volume, parsed, info.snapshots));
     co_return info;
   }
   ASSIGN_OR_CO_RETURN(const std::string resolved, co_await resolve(std::move(name)));
@@ -63,7 +65,21 @@ Task<Result<block::ExportInfo>> Catalog::describe(Executor& executor, std::strin
   info.size_bytes = records.volume.size_bytes;
   info.preferred_block_bytes = records.volume.block_bytes();
   info.max_payload_bytes = limits::kMaxPayloadBytes;
+  info.has_depth = true;
+  CO_RETURN_IF_ERROR(co_await list_snapshots(id, {.volume = resolved, .snapshot = ""}, info.snapshots));
   co_return info;
+}
+
+// All of a volume's snapshots but the one that is named.
+Task<Result<void>> Catalog::list_snapshots(VolumeId id, SnapshotName but, std::vector<std::string>& names) {
+  auto body = [&](kv::Transaction& transaction) {
+    return records_.read_snapshots(transaction, id, but.volume);
+  };
+  ASSIGN_OR_CO_RETURN(const auto snapshots, co_await records_.transact<std::vector<SnapshotRow>>(body));
+  for (const SnapshotRow& snapshot : snapshots) {
+    if (snapshot.name != but.snapshot) names.push_back(snapshot.name);
+  }
+  co_return Result<void>{};
 }
 
 Task<void> Catalog::close() {

@@ -202,4 +202,31 @@ Task<Result<void>> ChainReader::look_up_in(kv::Transaction& transaction, uint64_
   co_return Result<void>{};
 }
 
+std::vector<block::FlaggedExtent> ChainReader::depth_status(uint64_t offset_bytes, uint64_t length_bytes,
+                                                            uint32_t extents_limit) {
+  const LayerSlot top = top_slot();
+  const uint64_t end_bytes = offset_bytes + length_bytes;
+  const uint64_t end_block = ((end_bytes - 1) >> shape_.block_shift) + 1;
+  std::vector<block::FlaggedExtent> extents;
+  const auto add = [&](uint64_t first_block, uint64_t blocks_count, uint32_t depth) {
+    const uint64_t from = std::max(first_block << shape_.block_shift, offset_bytes);
+    const uint64_t to = std::min((first_block + blocks_count) << shape_.block_shift, end_bytes);
+    if (extents.empty() || extents.back().flags != depth) {
+      if (extents.size() >= extents_limit) return false;
+      extents.push_back({0, depth});
+    }
+    extents.back().length_bytes += to - from;
+    return true;
+  };
+  map_.for_each_run(offset_bytes >> shape_.block_shift, end_block, [&](const ChainRun& run) {
+    if (run.state == BlockState::absent) return add(run.first_block, run.blocks_count, 0);
+    if (run.state == BlockState::data) return add(run.first_block, run.blocks_count, run.slot == top ? 1 : 2);
+    for (uint64_t block = run.first_block; block < run.first_block + run.blocks_count; ++block) {
+      if (!add(block, 1, map_.owner(block) == top ? 1 : 2)) return false;
+    }
+    return true;
+  });
+  return extents;
+}
+
 }  // namespace fdbnbd::volume

@@ -83,6 +83,9 @@ class ChainReader {
                                                 uint32_t extents_limit) const {
     return block_status_of(map_, shape_.block_shift, offset_bytes, length_bytes, extents_limit);
   }
+  // As block::Export::topic_status() for depth; the top is the layer that is written.
+  std::vector<block::FlaggedExtent> depth_status(uint64_t offset_bytes, uint64_t length_bytes,
+                                                 uint32_t extents_limit);
 
  private:
   // Each block that is missing may take one look, and move again meanwhile.

@@ -25,6 +25,11 @@ Task<Result<std::vector<block::ExportListing>>> LiveExports::list(Executor& exec
 Task<Result<block::ExportInfo>> LiveExports::describe(Executor& executor, std::string name) {
   ASSIGN_OR_CO_RETURN(block::ExportInfo info, co_await store_.describe(executor, std::move(name)));
   info.read_only = true;
+  if (!is_snapshot_name(info.name)) {
+    // LiveView has no topic_status().
+    info.has_depth = false;
+    info.snapshots.clear();
+  }
   co_return info;
 }
 

@@ -150,7 +150,8 @@ Task<Result<std::map<VolumeId, std::vector<SnapshotInfo>>>> RecordReader::read_a
     const auto record = SnapshotRecord::decode(row.value);
     if (!key || !record) continue;
     by_sequence[key->volume].emplace_back(
-        record->sequence, SnapshotInfo{std::string(key->name), record->size_bytes, record->created});
+        record->sequence,
+        SnapshotInfo{std::string(key->name), record->id(), record->size_bytes, record->created});
   }
   std::map<VolumeId, std::vector<SnapshotInfo>> snapshots;
   for (auto& [volume, list] : by_sequence) {

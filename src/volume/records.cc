@@ -12,7 +12,8 @@ namespace fdbnbd::volume {
 namespace {
 
 constexpr size_t kChecksumBytes = 8;
-constexpr uint8_t kVolumeRecordVersion = 2;  // 1 has no trash, quota and labels
+constexpr uint8_t kSnapshotRecordVersion = 2;  // 1 has no original's id
+constexpr uint8_t kVolumeRecordVersion = 2;    // 1 has no trash, quota and labels
 
 class Writer {
  public:
@@ -285,13 +286,17 @@ Result<LayerRecord> LayerRecord::decode(std::string_view value) {
 }
 
 std::string SnapshotRecord::encode() const {
-  return Writer('N').put(layer.value).put(size_bytes).put(created).put(sequence).finish();
+  Writer writer('N', original_id == 0 ? 1 : kSnapshotRecordVersion);
+  writer.put(layer.value).put(size_bytes).put(created).put(sequence);
+  if (original_id != 0) writer.put(original_id);
+  return writer.finish();
 }
 
 Result<SnapshotRecord> SnapshotRecord::decode(std::string_view value) {
   SnapshotRecord record;
-  ASSIGN_OR_RETURN(Reader reader, Reader::open('N', "snapshot", value));
+  ASSIGN_OR_RETURN(Reader reader, Reader::open('N', "snapshot", value, kSnapshotRecordVersion));
   reader.take(record.layer.value).take(record.size_bytes).take(record.created).take(record.sequence);
+  if (reader.version() >= 2) reader.take(record.original_id);
   RETURN_IF_ERROR(reader.finish(record.size_bytes <= limits::kMaxVolumeBytes &&
                                 record.size_bytes % limits::kSizeGranularityBytes == 0));
   return record;

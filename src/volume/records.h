@@ -123,6 +123,11 @@ struct SnapshotRecord {
   uint64_t size_bytes = 0;  // of the volume at that time
   WallTime created{};
   uint64_t sequence = 0;  // grows from snapshot to snapshot of one volume
+  // Version 2:
+  uint64_t original_id = 0;  // of a copy that import-diff made: the id() of the original
+
+  // What it is told by, in this store and wherever copies of it are.
+  uint64_t id() const { return original_id != 0 ? original_id : layer.value; }
 
   std::string encode() const;
   static Result<SnapshotRecord> decode(std::string_view value);

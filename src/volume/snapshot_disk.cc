@@ -6,6 +6,7 @@
 
 #include "base/checked_math.h"
 #include "base/limits.h"
+#include "volume/diff.h"
 
 namespace fdbnbd::volume {
 
@@ -19,7 +20,10 @@ tl::unexpected<Error> read_only() {
 
 SnapshotDisk::SnapshotDisk(kv::Engine& engine, Executor& executor, const KeySpace& keys, std::string name,
                            const VolumeRecord& volume, const SnapshotRecord& snapshot)
-    : executor_(executor),
+    : engine_(engine),
+      executor_(executor),
+      keys_(keys),
+      volume_(volume.id),
       name_(std::move(name)),
       display_name_(fmt::format("snapshot \"{}\"", name_)),
       size_bytes_(snapshot.size_bytes),
@@ -51,6 +55,7 @@ block::ExportInfo SnapshotDisk::info() const {
   info.preferred_block_bytes = block_bytes_;
   info.max_payload_bytes = limits::kMaxPayloadBytes;
   info.read_only = true;
+  info.has_depth = true;
   return info;
 }
 
@@ -88,6 +93,19 @@ Task<Result<std::vector<block::StatusExtent>>> SnapshotDisk::block_status(uint64
                                                                           uint32_t extents_limit) {
   CO_RETURN_IF_ERROR(check_inside(offset_bytes, length_bytes));
   co_return chain_.block_status(offset_bytes, length_bytes, extents_limit);
+}
+
+Task<Result<std::vector<block::FlaggedExtent>>> SnapshotDisk::topic_status(block::StatusTopic topic,
+                                                                           uint64_t offset_bytes,
+                                                                           uint64_t length_bytes,
+                                                                           uint32_t extents_limit) {
+  CO_RETURN_IF_ERROR(check_inside(offset_bytes, length_bytes));
+  if (topic.kind == block::StatusTopic::Kind::depth)
+    co_return chain_.depth_status(offset_bytes, length_bytes, extents_limit);
+  DiffPoints points{
+      .volume = volume_, .from = std::move(topic.snapshot), .to = name_.substr(name_.find('@') + 1)};
+  const DiffSpan span{.begin_bytes = offset_bytes, .end_bytes = offset_bytes + length_bytes};
+  co_return co_await changed_status(engine_, executor_, keys_, std::move(points), span, extents_limit);
 }
 
 }  // namespace fdbnbd::volume

@@ -31,6 +31,9 @@ class SnapshotDisk final : public block::Export {
   Task<Result<void>> cache(uint64_t offset_bytes, uint64_t length_bytes) override;
   Task<Result<std::vector<block::StatusExtent>>> block_status(uint64_t offset_bytes, uint64_t length_bytes,
                                                               uint32_t extents_limit) override;
+  Task<Result<std::vector<block::FlaggedExtent>>> topic_status(block::StatusTopic topic,
+                                                               uint64_t offset_bytes, uint64_t length_bytes,
+                                                               uint32_t extents_limit) override;
 
   // Blocks that read as data. Constant.
   uint64_t data_blocks_count() const { return chain_.map().data_blocks_count(); }
@@ -41,7 +44,10 @@ class SnapshotDisk final : public block::Export {
 
   Result<void> check_inside(uint64_t offset_bytes, uint64_t length_bytes) const;
 
+  kv::Engine& engine_;
   Executor& executor_;
+  const KeySpace& keys_;
+  const VolumeId volume_;
   const std::string name_;
   const std::string display_name_;
   const uint64_t size_bytes_;

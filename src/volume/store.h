@@ -35,6 +35,8 @@ struct CreateOptions {
   Compression compression = Compression::lz4;
   std::optional<WallTime> created = {};  // now, where it is not given
   uint64_t quota_bytes = 0;              // bound of what it uses; 0: none
+
+  friend bool operator==(const CreateOptions&, const CreateOptions&) = default;
 };
 
 // What people note on a volume, sorted by key.
@@ -42,6 +44,7 @@ using Labels = std::map<std::string, std::string>;
 
 struct SnapshotInfo {
   std::string name;  // without the volume's
+  uint64_t id = 0;   // in no other store, but for copies that import-diff has made
   uint64_t size_bytes = 0;
   WallTime created{};
 };
@@ -138,6 +141,51 @@ struct VolumeUsage {
     SpaceUsage space;
   };
   std::vector<Snapshot> snapshots;  // in the order in which they were taken
+};
+
+enum class DiffKind : uint8_t {
+  data,  // may hold anything
+  zero,  // reads as zeroes
+};
+
+// A stretch that differs, and what the later point has there.
+struct DiffRange {
+  uint64_t offset_bytes = 0;
+  uint64_t length_bytes = 0;
+  DiffKind kind = DiffKind::data;
+
+  friend bool operator==(const DiffRange&, const DiffRange&) = default;
+};
+
+// "data", "zero".
+std::string_view diff_kind_name(DiffKind kind);
+
+// A part of what differs between two points of a volume.
+struct DiffPage {
+  uint64_t from_size_bytes = 0;  // of the earlier point; 0 where that is nothing
+  uint64_t to_size_bytes = 0;    // of the later one
+  uint32_t block_bytes = 0;
+  std::vector<DiffRange> ranges;  // in order; neighbours that touch differ in their kind
+  uint64_t end_bytes = 0;         // all before it has been compared
+};
+
+// A snapshot wherever it is: SnapshotInfo's name and id.
+struct SnapshotRef {
+  std::string name;
+  uint64_t id = 0;
+
+  friend bool operator==(const SnapshotRef&, const SnapshotRef&) = default;
+};
+
+// What `import-diff` makes of a volume.
+struct DiffImport {
+  std::string volume;               // that is changed; made where there is no `from`
+  std::string partial;              // a volume of its own, in which the changes are gathered
+  std::optional<SnapshotRef> from;  // what the volume has to be, unchanged
+  std::optional<SnapshotRef> to;    // the snapshot that is taken of it in the end, if one is
+  CreateOptions options;            // the size that it gets; the rest is for a new volume
+
+  friend bool operator==(const DiffImport&, const DiffImport&) = default;
 };
 
 // One thing that is wrong, as `check` tells it.
@@ -301,6 +349,19 @@ class Store : public block::ExportRegistry {
   // GROUP@SNAP: as rollback() for all members, or none. invalid where their snapshots are of several
   // instants.
   virtual Task<Result<void>> rollback_group(std::string name) = 0;
+  // What differs between snapshot `from` of a volume, without its name, and `name`, the volume as it is or
+  // another snapshot of it (volume/diff.h): the part from `begin_bytes` on, up to limits::kMaxDiffRanges
+  // ranges. Without `from`, all that is not zeroes.
+  virtual Task<Result<DiffPage>> diff(std::string name, std::optional<std::string> from, uint64_t begin_bytes,
+                                      Progress* progress) = 0;
+
+  // Makes the volume `import.partial`, a clone of the snapshot that the import begins at, or an empty one; it
+  // is to be written like any other. not_found, differs: the volume is not at that snapshot; exists.
+  virtual Task<Result<VolumeInfo>> begin_import(DiffImport import) = 0;
+
+  // Puts what was gathered into the volume's place, all at once, and takes the snapshot. On a failure nothing
+  // has changed. Errors as begin_import; busy while sessions have either volume open.
+  virtual Task<Result<VolumeInfo>> finish_import(DiffImport import) = 0;
 
   virtual Task<Result<VolumeUsage>> usage(std::string name, Progress* progress) = 0;
 

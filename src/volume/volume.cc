@@ -7,6 +7,7 @@
 
 #include "base/checked_math.h"
 #include "base/log.h"
+#include "volume/diff.h"
 
 namespace fdbnbd::volume {
 
@@ -82,6 +83,7 @@ block::ExportInfo Volume::info() const {
   info.min_block_bytes = 1;
   info.preferred_block_bytes = record_.block_bytes();
   info.max_payload_bytes = limits::kMaxPayloadBytes;
+  info.has_depth = true;
   return info;
 }
 
@@ -310,6 +312,23 @@ Task<Result<std::vector<block::StatusExtent>>> Volume::block_status(uint64_t off
   CO_RETURN_IF_ERROR(check_inside(offset_bytes, length_bytes, Errc::invalid));
   if (!may_answer_reads()) CO_RETURN_IF_ERROR(co_await check_lease());
   co_return chain_.block_status(offset_bytes, length_bytes, extents_limit);
+}
+
+Task<Result<std::vector<block::FlaggedExtent>>> Volume::topic_status(block::StatusTopic topic,
+                                                                     uint64_t offset_bytes,
+                                                                     uint64_t length_bytes,
+                                                                     uint32_t extents_limit) {
+  CO_RETURN_IF_ERROR(check_inside(offset_bytes, length_bytes, Errc::invalid));
+  if (topic.kind == block::StatusTopic::Kind::changed_since) {
+    DiffPoints points{.volume = record_.id, .from = std::move(topic.snapshot), .to = std::nullopt};
+    const DiffSpan span{.begin_bytes = offset_bytes, .end_bytes = offset_bytes + length_bytes};
+    co_return co_await changed_status(engine_, executor_, keys_, std::move(points), span, extents_limit);
+  }
+  // A snapshot may have put another layer on top since the last write.
+  CO_RETURN_IF_ERROR(co_await fence_.refresh());
+  if (!may_answer_reads()) CO_RETURN_IF_ERROR(co_await check_lease());
+  update_top();
+  co_return chain_.depth_status(offset_bytes, length_bytes, extents_limit);
 }
 
 Task<Result<void>> Volume::resize(uint64_t size_bytes) {

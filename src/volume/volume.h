@@ -62,6 +62,9 @@ class Volume final : public block::Export {
   Task<Result<void>> cache(uint64_t offset_bytes, uint64_t length_bytes) override;
   Task<Result<std::vector<block::StatusExtent>>> block_status(uint64_t offset_bytes, uint64_t length_bytes,
                                                               uint32_t extents_limit) override;
+  Task<Result<std::vector<block::FlaggedExtent>>> topic_status(block::StatusTopic topic,
+                                                               uint64_t offset_bytes, uint64_t length_bytes,
+                                                               uint32_t extents_limit) override;
 
   // Online; a shrink waits for the requests in the part that goes.
   Task<Result<void>> resize(uint64_t size_bytes);

@@ -80,6 +80,42 @@ def clones_and_rollback_bring_contents_back():
             shutil.rmtree(directory)
 
 
+def ranges_of(*args, store):
+    return [(r["offset_bytes"], r["length_bytes"], r["kind"]) for r in json_of(*args, store=store)["ranges"]]
+
+
+@test(limit=120)
+def diff_tells_what_changed_between_two_points():
+    for store_of in STORES:
+        with store_of() as store, tempfile.TemporaryDirectory(prefix="fdb-nbd-test-") as directory:
+            first, second = os.path.join(directory, "first"), os.path.join(directory, "second")
+            with open(first, "wb") as file:
+                file.write(bytes([1]) * (64 << 10))
+                file.truncate(1 << 20)
+            with open(second, "wb") as file:
+                file.write(bytes([1]) * (32 << 10))
+                file.seek(512 << 10)
+                file.write(bytes([2]) * 4096)
+                file.truncate(1 << 20)
+            fdb_nbd("import", first, "a", store=store)
+            expect_equal("where there is data", ranges_of("diff", "a", store=store), [(0, 64 << 10, "data")])
+            fdb_nbd("snap", "a@one", store=store)
+            expect_equal("nothing has changed", ranges_of("diff", "a@one", store=store), [])
+            fdb_nbd("import", "--into", second, "a", store=store)
+            fdb_nbd("snap", "a@two", store=store)
+            changes = [(0, 32 << 10, "data"), (32 << 10, 32 << 10, "zero"), (512 << 10, 4096, "data")]
+            for later in (["@two"], ["a@two"], []):
+                expect_equal("what has changed", ranges_of("diff", "a@one", *later, store=store), changes)
+            text = fdb_nbd("diff", "a@one", "@two", store=store).stdout.splitlines()
+            expect_equal("the table", (text[0].split(), text[-1].split()), (["OFFSET", "LENGTH", "KIND"], [str(512 << 10), "4096", "data"]))
+            whole = json_of("diff", "a@one", "@two", store=store)
+            expect_equal("the rest of it", {key: value for key, value in whole.items() if key != "ranges"},
+                         {"name": "a@two", "from": "one", "from_size_bytes": 1 << 20, "size_bytes": 1 << 20, "block_size": 4096})
+            error_of("diff", "a@none", store=store, status=3)
+            error_of("diff", "none", store=store, status=3)
+            error_of("diff", "a@one", "b@two", store=store, status=2)
+
+
 @test(limit=120)
 def copies_and_flattened_clones_stand_alone():
     for store_of in (own_store, memory_server):

@@ -113,6 +113,56 @@ def each_snapshot_of_many_volumes_is_a_prefix_of_what_was_written():
         expect_equal("what check finds", control.call("check")["findings"], [])
 
 
+def map_of(server, name, context):
+    """What nbdinfo says of an export: (offset, length, flags)."""
+    done = tool("nbdinfo", "--json", f"--map={context}", server.uri(name))
+    return [(extent["offset"], extent["length"], extent["type"]) for extent in json.loads(done.stdout)]
+
+
+@test
+def clients_are_told_what_has_changed_since_a_snapshot_and_in_which_layer_it_is():
+    requires("nbdinfo")
+    with served({"disk": 32 * MiB, "other": MiB}) as server:
+        control = Control(server)
+        with server.session("disk") as wire:
+            wire.write(0, b"a" * MiB)
+            control.call("snap", names=["disk@one"])
+            wire.write(64 * KiB, b"b" * 64 * KiB)
+            wire.trim(512 * KiB, 64 * KiB)
+            control.call("snap", names=["disk@two"])
+            wire.write(16 * MiB, b"c" * 4096)
+            wire.disconnect()
+        since_one = [(0, 64 * KiB, 0), (64 * KiB, 64 * KiB, 1), (128 * KiB, 384 * KiB, 0), (512 * KiB, 64 * KiB, 1)]
+        expect_equal("since one", map_of(server, "disk", "fdb-nbd:changed-since/one"),
+                     since_one + [(576 * KiB, 16 * MiB - 576 * KiB, 0), (16 * MiB, 4096, 1), (16 * MiB + 4096, 16 * MiB - 4096, 0)])
+        expect_equal("since one, in two", map_of(server, "disk@two", "fdb-nbd:changed-since/one"),
+                     since_one + [(576 * KiB, 32 * MiB - 576 * KiB, 0)])
+        expect_equal("since two", map_of(server, "disk", "fdb-nbd:changed-since/two"),
+                     [(0, 16 * MiB, 0), (16 * MiB, 4096, 1), (16 * MiB + 4096, 16 * MiB - 4096, 0)])
+        expect_equal("depth", map_of(server, "disk", "qemu:allocation-depth"),
+                     [(0, MiB, 2), (MiB, 15 * MiB, 0), (16 * MiB, 4096, 1), (16 * MiB + 4096, 16 * MiB - 4096, 0)])
+        with server.connect() as wire:
+            wire.start()
+            wire.structured_replies()
+            ours = ["fdb-nbd:changed-since/one", "fdb-nbd:changed-since/two"]
+            for query in ("fdb-nbd:", "fdb-nbd:changed-since/"):
+                expect_equal(f"contexts for {query}", sorted(wire.contexts(9, "disk", [query])), ours)
+            expect_equal("contexts of another volume", list(wire.contexts(9, "other", ["fdb-nbd:"])), [])
+            expect_equal("contexts without a snapshot", list(wire.contexts(10, "disk", ["fdb-nbd:changed-since/none"])), [])
+            expect_equal("several contexts", sorted(wire.contexts(10, "disk", [ours[0], "base:allocation", "qemu:allocation-depth"])),
+                         ["base:allocation", ours[0], "qemu:allocation-depth"])
+        program = ("seen = {}\n"
+                   "h.block_status(1 << 20, 0, lambda name, offset, entries, error: seen.update({name: list(entries)}) or 0)\n"
+                   "assert sorted(seen) == ['base:allocation', 'fdb-nbd:changed-since/one', 'qemu:allocation-depth'], seen\n"
+                   "assert seen['fdb-nbd:changed-since/one'][:4] == [65536, 0, 65536, 1], seen\n")
+        selected = [argument for name in ("base:allocation", "fdb-nbd:changed-since/one", "qemu:allocation-depth")
+                    for argument in ("-c", f"h.add_meta_context('{name}')")]
+        tool("nbdsh", *selected, "-c", f"h.connect_uri('{server.uri('disk')}')", "-c", program)
+        # One that goes is an error, not an old answer.
+        control.call("rm", name="disk@two")
+        tool("nbdinfo", "--map=fdb-nbd:changed-since/two", server.uri("disk"), status=1)
+
+
 @test
 def a_snapshot_is_read_by_qemu_while_the_volume_is_written():
     requires("qemu-img")

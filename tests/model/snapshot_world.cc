@@ -662,6 +662,7 @@ Task<void> SnapshotWorld::verify_all() {
       if (failed()) co_return;
       co_await verify_disk(name + '@' + snapshot_name, *bytes);
     }
+    if (!failed()) co_await verify_diff(disk);
     const auto info = co_await store_->info(name);
     if (info && info->snapshots.size() != disk.snapshots.size())
       difference(fmt::format("{} has {} snapshots instead of {}", name, info->snapshots.size(),
@@ -674,6 +675,56 @@ Task<void> SnapshotWorld::verify_all() {
     difference(fmt::format("check: {} offset {}: {}", report->findings[0].volume,
                            report->findings[0].offset_bytes, report->findings[0].what));
   }
+}
+
+// What differs is in a range of its kind, and what is told as zero is zero.
+Task<void> SnapshotWorld::verify_diff(const Disk& disk) {
+  const auto any_snapshot = [&] {
+    return std::next(disk.snapshots.begin(), static_cast<ptrdiff_t>(random_.below(disk.snapshots.size())));
+  };
+  std::string name = disk.name;
+  std::optional<std::string> from;
+  const Bytes* after = &disk.bytes;
+  Bytes before;
+  if (!disk.snapshots.empty() && random_.one_in(2)) {
+    const auto chosen = any_snapshot();
+    name += '@' + chosen->first;
+    after = chosen->second.get();
+  }
+  if (!disk.snapshots.empty() && !random_.one_in(4)) {
+    const auto chosen = any_snapshot();
+    from = chosen->first;
+    before = *chosen->second;
+  }
+  before.resize(after->size());
+  const auto page = co_await store_->diff(name, from, 0, nullptr);
+  if (!page) {
+    difference(fmt::format("diff of {}: {}", name, page.error().what));
+    co_return;
+  }
+  uint64_t at = 0;
+  const auto is_equal = [&](uint64_t end) {
+    return std::equal(before.begin() + static_cast<ptrdiff_t>(at),
+                      before.begin() + static_cast<ptrdiff_t>(end),
+                      after->begin() + static_cast<ptrdiff_t>(at));
+  };
+  for (const volume::DiffRange& range : page->ranges) {
+    if (range.offset_bytes < at || !range_fits(range.offset_bytes, range.length_bytes, after->size())) {
+      difference(fmt::format("diff of {} has a range out of place at {}", name, range.offset_bytes));
+      co_return;
+    }
+    if (!is_equal(range.offset_bytes))
+      difference(fmt::format("diff of {} from {} misses bytes in {} to {}", name, from.value_or("nothing"),
+                             at, range.offset_bytes));
+    at = range.offset_bytes + range.length_bytes;
+    if (range.kind == volume::DiffKind::zero &&
+        !is_zero(after->data() + range.offset_bytes, range.length_bytes))
+      difference(fmt::format("diff of {} calls data at {} zero", name, range.offset_bytes));
+  }
+  if (page->end_bytes != after->size() || !is_equal(after->size()))
+    difference(fmt::format("diff of {} from {} misses bytes behind {}", name, from.value_or("nothing"), at));
+  if (from && name.ends_with('@' + *from) && !page->ranges.empty())
+    difference(fmt::format("diff of {} with itself is not empty", name));
 }
 
 // All space comes back.

@@ -80,6 +80,8 @@ class SnapshotWorld {
   Task<void> verify_all();
   Task<void> verify_live(std::string name, const Bytes& expected);
   Task<void> verify_disk(std::string name, const Bytes& expected);
+  // Some two points of the disk.
+  Task<void> verify_diff(const Disk& disk);
   Task<void> end_with_nothing();
 
   // The disk's bytes as they are read, or a difference.

@@ -24,7 +24,8 @@ MODULES = {
     "server": "base async block kv kv/memory kv/rocks kv/fdb net session volume config control",
     "legacy": "base async kv",
     "attach": "base net proto",
-    "cli": "base async attach config control legacy net server volume",
+    "backup": "base",
+    "cli": "base async attach backup config control legacy net server volume",
 }
 
 # Tests and test support may also use these.
@@ -38,7 +39,7 @@ LIBRARIES = {
     r"nlohmann/": r"(control|cli|server)/.*\.cc$|control/json\.h$",
     r"libnbd\.h": r"cli/.*\.cc$",
     r"(netlink/|linux/nbd)": r"attach/.*\.cc$",
-    r"(lz4|zstd|xxhash)\.h": r"volume/.*\.cc$",
+    r"(lz4|zstd|xxhash)\.h": r"(volume|backup)/.*\.cc$",
     r"zlib\.h": r"legacy/.*\.cc$",
     r"gnutls/": r"net/.*\.cc$",
 }

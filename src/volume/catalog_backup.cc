@@ -1,0 +1,88 @@
+#include <fmt/core.h>
+
+#include <utility>
+#include <vector>
+
+#include "volume/catalog.h"
+#include "volume/diff.h"
+#include "volume/diff_import.h"
+
+// What differs between the points of a volume, and bringing a volume to another point.
+
+namespace fdbnbd::volume {
+
+Task<Result<DiffPage>> Catalog::diff(std::string name, std::optional<std::string> from, uint64_t begin_bytes,
+                                     Progress* progress) {
+  DiffPoints points;
+  points.from = std::move(from);
+  if (is_snapshot_name(name)) {
+    ASSIGN_OR_CO_RETURN(SnapshotName parsed, parse_snapshot_name(name));
+    points.to = std::move(parsed.snapshot);
+    name = std::move(parsed.volume);
+  }
+  ASSIGN_OR_CO_RETURN(points.volume, co_await records_.find(name));
+  DiffPage whole;
+  whole.end_bytes = begin_bytes;
+  while (true) {
+    if (progress != nullptr && progress->cancelled()) co_return fail(Errc::cancelled, "stopped");
+    const auto room = static_cast<uint32_t>(limits::kMaxDiffRanges - whole.ranges.size());
+    auto page =
+        co_await compare_points(engine_, home_, keys_, points, {.begin_bytes = whole.end_bytes}, room);
+    if (!page) {
+      co_return fail(page.error().code, fmt::format("volume \"{}\": {}", name, page.error().what));
+    }
+    append_page(whole, std::move(*page));
+    if (whole.end_bytes >= whole.to_size_bytes || whole.ranges.size() >= limits::kMaxDiffRanges) break;
+    if (progress != nullptr) progress->on_progress(whole.end_bytes, whole.to_size_bytes);
+  }
+  co_return whole;
+}
+
+Task<Result<VolumeInfo>> Catalog::begin_import(DiffImport import) {
+  CO_RETURN_IF_ERROR(check_volume_name(import.volume));
+  if (import.to) CO_RETURN_IF_ERROR(check_volume_name(import.to->name));
+  if (!import.from) {
+    auto existing = co_await records_.find(import.volume);
+    if (existing) co_return fail(Errc::exists, fmt::format("volume \"{}\" exists already", import.volume));
+    if (existing.error().code != Errc::not_found) co_return propagate(existing);
+    co_return co_await create(import.partial, import.options);
+  }
+  CO_RETURN_IF_ERROR(check_volume_name(import.partial));
+  auto find_base = [&](kv::Transaction& transaction) {
+    return find_import_base(transaction, records_, import);
+  };
+  ASSIGN_OR_CO_RETURN(const ImportBase base, co_await records_.transact<ImportBase>(find_base));
+  const SnapshotName begins_at{.volume = import.volume, .snapshot = base.snapshot.name};
+  ASSIGN_OR_CO_RETURN(const VolumeInfo partial, co_await clone(begins_at.full(), import.partial));
+  if (partial.size_bytes == import.options.size_bytes) co_return partial;
+  co_return co_await resize(import.partial, import.options.size_bytes, true);
+}
+
+Task<Result<VolumeInfo>> Catalog::finish_import(DiffImport import) {
+  ASSIGN_OR_CO_RETURN(const VolumeId partial_id, co_await records_.find(import.partial));
+  {
+    ImportEnd end;
+    end.new_top = LayerId{new_id()};
+    end.created = home_.clock().wall_now();
+    ASSIGN_OR_CO_RETURN(const OpenVolumes::Reservation partial_reserved,
+                        co_await open_volumes_.reserve(partial_id, import.partial));
+    ASSIGN_OR_CO_RETURN(end.partial_claim, co_await open_volumes_.claim(partial_id, import.partial));
+    std::vector<OpenVolumes::Reservation> volume_reserved;
+    if (import.from) {
+      ASSIGN_OR_CO_RETURN(const VolumeId id, co_await records_.find(import.volume));
+      auto reserved = co_await open_volumes_.reserve(id, import.volume);
+      if (!reserved) co_return propagate(reserved);
+      volume_reserved.push_back(std::move(*reserved));
+      ASSIGN_OR_CO_RETURN(end.volume_claim, co_await open_volumes_.claim(id, import.volume));
+    }
+    auto body = [&](kv::Transaction& transaction) {
+      return volume::finish_import(transaction, records_, import, partial_id, end);
+    };
+    CO_RETURN_IF_ERROR(co_await records_.transact<void>(body));
+  }
+  co_await jobs_.take_up();
+  CO_RETURN_IF_ERROR(co_await engine_.sync(home_));
+  co_return co_await info(import.volume);
+}
+
+}  // namespace fdbnbd::volume

@@ -1,0 +1,128 @@
+#include "volume/diff_import.h"
+
+#include "volume/store_fixture_testing.h"
+
+namespace fdbnbd::volume {
+namespace {
+
+class DiffImportTest : public StoreFixture {
+ protected:
+  SnapshotRef ref(const std::string& volume, const std::string& snapshot) {
+    const VolumeInfo disk = run(store_->info(volume)).value();
+    for (const SnapshotInfo& info : disk.snapshots) {
+      if (info.name == snapshot) return {snapshot, info.id};
+    }
+    ADD_FAILURE() << "no " << snapshot;
+    return {};
+  }
+  DiffImport import_of(std::optional<SnapshotRef> from, std::optional<SnapshotRef> to) {
+    return {.volume = "copy",
+            .partial = "copy.importing",
+            .from = std::move(from),
+            .to = std::move(to),
+            .options = {.size_bytes = 16 << 20, .block_bytes = kBlock, .compression = Compression::none}};
+  }
+  // Writes what the import brings.
+  void gather(uint64_t block, uint8_t fill) {
+    const auto partial = open_disk("copy.importing");
+    write(*partial, block, fill);
+  }
+  Result<VolumeInfo> begin(const DiffImport& import) { return run(store_->begin_import(import)); }
+  Result<VolumeInfo> finish(const DiffImport& import) {
+    settle();
+    return run(store_->finish_import(import));
+  }
+  std::vector<std::string> names() {
+    std::vector<std::string> names;
+    for (const VolumeInfo& volume : run(store_->list_volumes()).value()) names.push_back(volume.name);
+    return names;
+  }
+
+  // The original, with two snapshots, and a copy of the first one.
+  void make_first() {
+    create("disk");
+    ASSERT_TRUE(snap("disk@a"));
+    ASSERT_TRUE(snap("disk@b"));
+    const DiffImport first = import_of(std::nullopt, ref("disk", "a"));
+    ASSERT_TRUE(begin(first));
+    gather(1, 1);
+    ASSERT_TRUE(finish(first));
+  }
+};
+
+TEST_F(DiffImportTest, WhatWasGatheredBecomesTheVolumeAndItsSnapshot) {
+  make_first();
+  EXPECT_EQ(names(), (std::vector<std::string>{"copy", "disk"}));
+  EXPECT_EQ(ref("copy", "a"), ref("disk", "a")) << "a copy has the id of the original";
+  const DiffImport second = import_of(ref("disk", "a"), ref("disk", "b"));
+  ASSERT_TRUE(begin(second));
+  gather(2, 2);
+  EXPECT_EQ(content(*open_disk("copy"), 2), 0) << "nothing shows before the end";
+  const auto info = finish(second);
+  ASSERT_TRUE(info) << info.error().what;
+  EXPECT_EQ(info->used_bytes, 2 * kBlock);
+  EXPECT_EQ(names(), (std::vector<std::string>{"copy", "disk"}));
+  EXPECT_EQ(content(*open_disk("copy"), 1), 1);
+  EXPECT_EQ(content(*open_disk("copy"), 2), 2);
+  EXPECT_EQ(content(*open_disk("copy@a"), 2), 0);
+  EXPECT_EQ(content(*open_disk("copy@b"), 2), 2);
+  EXPECT_EQ(ref("copy", "b"), ref("disk", "b"));
+  run(store_->wait_for_reclaim());
+  expect_clean();
+  reopen();
+  EXPECT_EQ(content(*open_disk("copy@b"), 2), 2);
+  expect_clean();
+}
+
+TEST_F(DiffImportTest, WithoutASnapshotTheVolumeChangesAndNoMore) {
+  make_first();
+  const DiffImport second = import_of(ref("disk", "a"), std::nullopt);
+  ASSERT_TRUE(begin(second));
+  gather(2, 2);
+  ASSERT_TRUE(finish(second));
+  EXPECT_EQ(content(*open_disk("copy"), 2), 2);
+  EXPECT_EQ(run(store_->info("copy")).value().snapshots.size(), 1U);
+  run(store_->wait_for_reclaim());
+  expect_clean();
+}
+
+TEST_F(DiffImportTest, AVolumeThatHasChangedIsRefusedAtBothEnds) {
+  make_first();
+  const DiffImport second = import_of(ref("disk", "a"), ref("disk", "b"));
+  ASSERT_TRUE(begin(second));
+  gather(2, 2);
+  {
+    const auto disk = open_disk("copy");
+    write(*disk, 7, 7);
+  }
+  EXPECT_EQ(finish(second).error().code, Errc::differs);
+  EXPECT_EQ(content(*open_disk("copy"), 7), 7);
+  EXPECT_EQ(names(), (std::vector<std::string>{"copy", "copy.importing", "disk"}));
+  ASSERT_TRUE(remove("copy.importing"));
+  EXPECT_EQ(begin(second).error().code, Errc::differs);
+  settle();
+  ASSERT_TRUE(run(store_->rollback("copy@a")));
+  EXPECT_TRUE(begin(second));
+}
+
+TEST_F(DiffImportTest, AVolumeInUseIsBusyInTheEnd) {
+  make_first();
+  const DiffImport second = import_of(ref("disk", "a"), ref("disk", "b"));
+  ASSERT_TRUE(begin(second));
+  const auto disk = open_disk("copy");
+  EXPECT_EQ(finish(second).error().code, Errc::busy);
+}
+
+TEST_F(DiffImportTest, OnlyTheSnapshotOfTheStreamIsItsBase) {
+  make_first();
+  EXPECT_EQ(begin(import_of(SnapshotRef{"a", 12345}, ref("disk", "b"))).error().code, Errc::differs);
+  EXPECT_EQ(begin(import_of(SnapshotRef{"x", 12345}, ref("disk", "b"))).error().code, Errc::not_found);
+  EXPECT_EQ(begin(import_of(ref("disk", "a"), SnapshotRef{"a", 1})).error().code, Errc::exists);
+  EXPECT_EQ(begin(import_of(std::nullopt, ref("disk", "a"))).error().code, Errc::exists);
+  DiffImport elsewhere = import_of(ref("disk", "a"), ref("disk", "b"));
+  elsewhere.volume = "none";
+  EXPECT_EQ(begin(elsewhere).error().code, Errc::not_found);
+}
+
+}  // namespace
+}  // namespace fdbnbd::volume
