@@ -244,7 +244,7 @@ TEST(ControlResult, TheTrashAndGroupsAreReadAsWritten) {
   EXPECT_EQ(read_removed(removed_result(entry)).value()->name, "a");
   EXPECT_FALSE(read_removed(removed_result(std::nullopt)).value());
   const auto groups =
-      read_groups(groups_result({{.name = "g", .members = {"a", "b"}, .snapshots = {{"monday", 512, {}}}}}));
+      read_groups(groups_result({{.name = "g", .members = {"a", "b"}, .snapshots = {{"monday", 7, 512, {}}}}}));
   ASSERT_TRUE(groups.has_value());
   ASSERT_EQ(groups->size(), 1U);
   EXPECT_EQ(groups->front().members, (std::vector<std::string>{"a", "b"}));
