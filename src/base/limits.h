@@ -109,6 +109,14 @@ inline constexpr uint32_t kMergeStepsPerTurn = 64;         // then other jobs an
 // A step is followed by a pause as long as itself, up to this, so that clients have their share of the store.
 inline constexpr auto kMaxJobPause = std::chrono::milliseconds(50);
 inline constexpr auto kJobRetryDelay = std::chrono::milliseconds(200);  // of a job that has to wait
+inline constexpr auto kMaxJobRetryDelay = std::chrono::seconds(60);     // of one that the store refuses
+inline constexpr auto kJobScanInterval = std::chrono::seconds(30);      // for jobs that other servers made
+inline constexpr uint32_t kMaxFlattenRounds = 100;                      // that snapshots make begin again
+
+// Volumes that another server writes, served read-only (volume/live_view.h).
+inline constexpr uint64_t kLiveViewPieceBytes = kMiB;     // of a read that are of one instant
+inline constexpr uint64_t kLiveViewStatusExtents = 1024;  // of bitmaps that one BLOCK_STATUS looks at
+inline constexpr size_t kSnapshotReadsInFlight = 64;      // of one bulk read at one version
 
 // Comparing two points of a volume.
 inline constexpr uint32_t kMaxDiffRanges = 4096;       // of one answer

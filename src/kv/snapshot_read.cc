@@ -5,7 +5,6 @@
 #include "async/scope.h"
 #include "async/semaphore.h"
 #include "base/limits.h"
-#include "base/live_limits.h"
 #include "kv/mutations.h"
 
 namespace fdbnbd::kv {

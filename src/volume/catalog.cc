@@ -305,6 +305,7 @@ Task<Result<VolumeInfo>> Catalog::set_quota(std::string name, uint64_t quota_byt
     co_await go_to(home_);
     if (!set) co_return tl::unexpected(set.error());
   }
+  CO_RETURN_IF_ERROR(co_await engine_.sync(home_));
   co_return co_await info(std::move(name));
 }
 

@@ -2,7 +2,7 @@
 
 #include <utility>
 
-#include "base/live_limits.h"
+#include "base/limits.h"
 #include "base/log.h"
 #include "volume/catalog.h"
 #include "volume/progress_relay.h"

@@ -4,7 +4,7 @@
 #include <utility>
 
 #include "async/executor.h"
-#include "base/live_limits.h"
+#include "base/limits.h"
 #include "base/log.h"
 #include "kv/retry.h"
 #include "volume/layer_merge.h"

@@ -9,7 +9,6 @@
 
 #include "base/checked_math.h"
 #include "base/limits.h"
-#include "base/live_limits.h"
 #include "kv/retry.h"
 #include "kv/snapshot_read.h"
 #include "volume/chain_queries.h"

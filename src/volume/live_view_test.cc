@@ -6,7 +6,7 @@
 
 #include "async/scope.h"
 #include "async/sim_loop.h"
-#include "base/live_limits.h"
+#include "base/limits.h"
 #include "kv/memory/memory_engine.h"
 #include "volume/live_exports.h"
 #include "volume/store.h"

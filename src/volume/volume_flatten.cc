@@ -2,7 +2,7 @@
 
 #include <utility>
 
-#include "base/live_limits.h"
+#include "base/limits.h"
 #include "volume/merge.h"
 #include "volume/volume.h"
 
