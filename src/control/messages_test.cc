@@ -224,7 +224,7 @@ TEST(ControlResult, TheListOfVolumesHasTheDocumentedForm) {
       R"({"schema":1,"volumes":[{"name":"example","id":9,"size_bytes":1073741824,"used_bytes":4096,)"
       R"("block_size":4096,"compression":"lz4","created":"2023-11-14T22:13:20Z","read_only":false,)"
       R"("quota_bytes":4096,"labels":{"owner":"db"},)"
-      R"("sessions":2,"snapshots":[{"name":"monday","size_bytes":512,"created":"2020-09-13T12:26:40Z"}]}]})");
+      R"("sessions":2,"snapshots":[{"name":"monday","id":18446744073709551615,"size_bytes":512,"created":"2020-09-13T12:26:40Z"}]}]})");
   EXPECT_EQ(volumes_result({}), R"({"schema":1,"volumes":[]})");
 }
 
@@ -243,8 +243,8 @@ TEST(ControlResult, TheTrashAndGroupsAreReadAsWritten) {
   EXPECT_EQ(entries->front().expires, entry.expires);
   EXPECT_EQ(read_removed(removed_result(entry)).value()->name, "a");
   EXPECT_FALSE(read_removed(removed_result(std::nullopt)).value());
-  const auto groups =
-      read_groups(groups_result({{.name = "g", .members = {"a", "b"}, .snapshots = {{"monday", 7, 512, {}}}}}));
+  const auto groups = read_groups(
+      groups_result({{.name = "g", .members = {"a", "b"}, .snapshots = {{"monday", 7, 512, {}}}}}));
   ASSERT_TRUE(groups.has_value());
   ASSERT_EQ(groups->size(), 1U);
   EXPECT_EQ(groups->front().members, (std::vector<std::string>{"a", "b"}));

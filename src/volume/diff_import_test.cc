@@ -34,7 +34,8 @@ class DiffImportTest : public StoreFixture {
   }
   std::vector<std::string> names() {
     std::vector<std::string> names;
-    for (const VolumeInfo& volume : run(store_->list_volumes()).value()) names.push_back(volume.name);
+    const std::vector<VolumeInfo> volumes = run(store_->list_volumes()).value();
+    for (const VolumeInfo& volume : volumes) names.push_back(volume.name);
     return names;
   }
 
@@ -101,7 +102,7 @@ TEST_F(DiffImportTest, AVolumeThatHasChangedIsRefusedAtBothEnds) {
   ASSERT_TRUE(remove("copy.importing"));
   EXPECT_EQ(begin(second).error().code, Errc::differs);
   settle();
-  ASSERT_TRUE(run(store_->rollback("copy@a")));
+  ASSERT_TRUE(run(store_->rollback("copy@a", false)));
   EXPECT_TRUE(begin(second));
 }
 

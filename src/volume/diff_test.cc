@@ -101,7 +101,7 @@ TEST_F(DiffTest, AfterARollbackTheChangesOfBothSidesAreTold) {
   }
   ASSERT_TRUE(snap("disk@b"));
   settle();
-  ASSERT_TRUE(run(store_->rollback("disk@a")));
+  ASSERT_TRUE(run(store_->rollback("disk@a", false)));
   {
     const auto disk = open_disk("disk");
     write(*disk, 2, 3);

@@ -99,11 +99,11 @@ Task<Result<std::optional<TrashEntry>>> Trash::remove(std::string name, RemoveOp
     auto body = [&](kv::Transaction& transaction) { return remove_in(transaction, removal); };
     CO_RETURN_IF_ERROR(co_await records_.transact<void>(body));
   }
+  CO_RETURN_IF_ERROR(co_await records_.engine().sync(home_));
   if (options.now) {
     co_await jobs_.take_up();
     co_return std::nullopt;
   }
-  CO_RETURN_IF_ERROR(co_await records_.engine().sync(home_));
   if (!is_looking_) look_in(retention_);
   Row row{*removal.id, {.name = std::move(name), .trashed = removal.trashed, .expires = removal.expires}};
   ASSIGN_OR_CO_RETURN(TrashEntry entry, co_await describe(std::move(row), removal.snapshots_count));
@@ -292,7 +292,7 @@ Task<Result<void>> Trash::purge(std::optional<std::string> name_or_id) {
     ASSIGN_OR_CO_RETURN(rows, co_await read_rows());
   }
   for (const Row& row : rows) CO_RETURN_IF_ERROR(co_await purge_one(row));
-  co_return Result<void>{};
+  co_return co_await records_.engine().sync(home_);
 }
 
 Task<Result<void>> Trash::purge_one(Row row) {
