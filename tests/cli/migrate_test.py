@@ -32,9 +32,11 @@ def migrate(source, destination, *args, status=0):
 
 
 def history(store, name):
-    """What people see of a volume: all but its id and its use."""
+    """What people see of a volume: all but ids and its use."""
     info = json_of("info", name, store=store)
-    return {key: info[key] for key in ("size_bytes", "block_size", "compression", "created", "snapshots")}
+    out = {key: info[key] for key in ("size_bytes", "block_size", "compression", "created")}
+    out["snapshots"] = [{key: value for key, value in snapshot.items() if key != "id"} for snapshot in info["snapshots"]]
+    return out
 
 
 def digest(store, name):
