@@ -15,6 +15,7 @@ namespace {
 struct ReportOptions {
   std::optional<std::string> name;
   bool json = false;
+  bool repair = false;  // of check
 };
 
 std::string usage_table(const std::vector<volume::VolumeUsage>& usages) {
@@ -55,40 +56,53 @@ void add_usage(CLI::App& app, Context& context) {
   });
 }
 
+std::string finding_line(const volume::CheckFinding& finding) {
+  const std::string_view mended = finding.is_mended ? " (mended)" : "";
+  if (finding.volume.empty()) return fmt::format("store: {}{}\n", finding.what, mended);
+  return fmt::format("volume {}, offset {}, {} bytes: {}{}\n", finding.volume, finding.offset_bytes,
+                     finding.length_bytes, finding.what, mended);
+}
+
+void print_report(const volume::CheckReport& report) {
+  for (const auto& finding : report.findings) print(finding_line(finding));
+  if (report.findings.size() < report.findings_count)
+    print(fmt::format("and {} more\n", report.findings_count - report.findings.size()));
+  if (report.findings_count == report.mended_count) {
+    print(fmt::format("{} volumes, {} blocks: all is well{}\n", report.volumes_count, report.blocks_count,
+                      report.mended_count == 0 ? "" : " now"));
+  }
+}
+
 void add_check(CLI::App& app, Context& context) {
   auto options = std::make_shared<ReportOptions>();
   CLI::App* verb = app.add_subcommand(
       "check",
       "Read all that is stored and verify its checksums and records; exit status 9 where something is wrong");
-  verb->add_option("VOL", options->name, "The volume; the whole store where none is named");
+  auto* const name =
+      verb->add_option("VOL", options->name, "The volume; the whole store where none is named");
+  verb->add_flag(
+          "--repair", options->repair,
+          "Mend what can be mended without a doubt: records and bitmaps that follow from others, space "
+          "that nothing leads to. Data are never guessed. Exit status 9 where something is left")
+      ->excludes(name);
   verb->add_flag("--json", options->json, "As JSON");
   verb->callback([options, &context] {
     context.run = [options, &context]() -> Result<void> {
-      ASSIGN_OR_RETURN(const std::string result, context.ask(control::CheckRequest{options->name},
-                                                             StoreAccess::Missing::fail, "Checking"));
+      const control::CheckRequest request{.name = options->name, .repair = options->repair};
+      ASSIGN_OR_RETURN(const std::string result,
+                       context.ask(request, StoreAccess::Missing::fail, "Checking"));
       ASSIGN_OR_RETURN(const volume::CheckReport report, control::read_check(result));
       if (options->json) {
         print(result + "\n");
       } else {
-        for (const auto& finding : report.findings) {
-          print(finding.volume.empty()
-                    ? fmt::format("store: {}\n", finding.what)
-                    : fmt::format("volume {}, offset {}, {} bytes: {}\n", finding.volume,
-                                  finding.offset_bytes, finding.length_bytes, finding.what));
-        }
-        if (report.findings.size() < report.findings_count) {
-          print(fmt::format("and {} more\n", report.findings_count - report.findings.size()));
-        }
-        if (report.findings_count == 0) {
-          print(
-              fmt::format("{} volumes, {} blocks: all is well\n", report.volumes_count, report.blocks_count));
-        }
+        print_report(report);
       }
-      if (report.findings_count == 0) return {};
+      const uint64_t left_count = report.findings_count - report.mended_count;
+      if (left_count == 0) return {};
       return fail(
           Errc::corruption,
           fmt::format("{} problems in {} volumes of {} blocks; the rest is readable: export what you need",
-                      report.findings_count, report.volumes_count, report.blocks_count));
+                      left_count, report.volumes_count, report.blocks_count));
     };
   });
 }

@@ -122,6 +122,16 @@ Task<Result<void>> FakeStore::rename(std::string name, std::string new_name) {
   co_return Result<void>();
 }
 
+Task<Result<volume::CheckReport>> FakeStore::repair(volume::Progress* /*progress*/) {
+  volume::CheckReport report;
+  for (volume::CheckFinding finding : findings) {
+    finding.is_mended = true;
+    report.findings.push_back(std::move(finding));
+  }
+  report.findings_count = report.mended_count = report.findings.size();
+  co_return report;
+}
+
 Task<Result<std::vector<volume::LockInfo>>> FakeStore::list_locks() {
   std::vector<volume::LockInfo> locks;
   for (const auto& [name, volume] : volumes)

@@ -58,6 +58,7 @@ class FakeStore final : public volume::Store {
   Task<Result<volume::VolumeUsage>> usage(std::string name, volume::Progress* progress) override;
   Task<Result<volume::CheckReport>> check(std::optional<std::string> name,
                                           volume::Progress* progress) override;
+  Task<Result<volume::CheckReport>> repair(volume::Progress* progress) override;
   Task<Result<std::vector<volume::LockInfo>>> list_locks() override;
   Task<Result<std::string>> break_lock(std::string name) override;
   Task<Result<uint32_t>> take_over_held() override { co_return 0U; }

@@ -132,6 +132,7 @@ void put(Json& json, const UsageRequest& request) {
 }
 void put(Json& json, const CheckRequest& request) {
   if (request.name) json["name"] = *request.name;
+  if (request.repair) json["repair"] = true;
 }
 void put(Json& json, const LockBreakRequest& request) {
   json["name"] = request.name;
@@ -258,6 +259,8 @@ void take(Fields& fields, UsageRequest& request) {
 }
 void take(Fields& fields, CheckRequest& request) {
   request.name = fields.take_optional<std::string>("name");
+  request.repair = fields.take_optional<bool>("repair").value_or(false);
+  if (request.name && request.repair) fields.refuse("\"repair\" is for the whole store");
 }
 void take(Fields& fields, LockBreakRequest& request) {
   request.name = fields.take<std::string>("name");
@@ -290,6 +293,7 @@ Errc errc_of(std::string_view name) {
 }  // namespace
 
 bool only_reads(const Request& request) {
+  if (const auto* check = std::get_if<CheckRequest>(&request)) return !check->repair;
   return !std::holds_alternative<CreateRequest>(request) && !std::holds_alternative<ResizeRequest>(request) &&
          !std::holds_alternative<RemoveRequest>(request) &&
          !std::holds_alternative<TrashRestoreRequest>(request) &&

@@ -186,6 +186,7 @@ struct UsageRequest {
 struct CheckRequest {
   static constexpr std::string_view kVerb = "check";
   std::optional<std::string> name;  // everything where it is not given
+  bool repair = false;              // of everything
   friend bool operator==(const CheckRequest&, const CheckRequest&) = default;
 };
 struct LockListRequest {

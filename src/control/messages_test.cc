@@ -75,6 +75,7 @@ TEST(ControlRequest, EveryVerbIsReadAsWritten) {
       UsageRequest{.name = "a"},
       UsageRequest{},
       CheckRequest{.name = "a"},
+      CheckRequest{.name = {}, .repair = true},
       CheckRequest{},
       LockListRequest{},
       LockBreakRequest{.name = "a"},

@@ -141,7 +141,8 @@ volume::CheckFinding take_finding(Fields& fields) {
   return {.volume = fields.take<std::string>("volume"),
           .offset_bytes = fields.take<uint64_t>("offset_bytes"),
           .length_bytes = fields.take<uint64_t>("length_bytes"),
-          .what = fields.take<std::string>("what")};
+          .what = fields.take<std::string>("what"),
+          .is_mended = fields.take_optional<bool>("mended").value_or(false)};
 }
 
 volume::LockInfo take_lock(Fields& fields) {
@@ -223,6 +224,7 @@ std::string check_result(const volume::CheckReport& report) {
   json["volumes_count"] = report.volumes_count;
   json["blocks_count"] = report.blocks_count;
   json["findings_count"] = report.findings_count;
+  json["mended_count"] = report.mended_count;
   Json& list = json["findings"] = Json::array();
   for (const auto& finding : report.findings) {
     Json& element = list.emplace_back();
@@ -230,6 +232,7 @@ std::string check_result(const volume::CheckReport& report) {
     element["offset_bytes"] = finding.offset_bytes;
     element["length_bytes"] = finding.length_bytes;
     element["what"] = finding.what;
+    element["mended"] = finding.is_mended;
   }
   return to_text(json);
 }
@@ -339,7 +342,8 @@ Result<volume::CheckReport> read_check(std::string_view result) {
   volume::CheckReport report{.volumes_count = fields.take<uint64_t>("volumes_count"),
                              .blocks_count = fields.take<uint64_t>("blocks_count"),
                              .findings = {},
-                             .findings_count = fields.take<uint64_t>("findings_count")};
+                             .findings_count = fields.take<uint64_t>("findings_count"),
+                             .mended_count = fields.take_optional<uint64_t>("mended_count").value_or(0)};
   ASSIGN_OR_RETURN(report.findings, take_each(fields, "findings", take_finding));
   return report;
 }

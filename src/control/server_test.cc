@@ -134,6 +134,18 @@ TEST_F(ControlServerTest, LongWorkTellsItsProgressBeforeItsResult) {
   loop.run(server.stop());
 }
 
+TEST_F(ControlServerTest, RepairTellsWhatWasMendedAndIsOfTheWholeStore) {
+  store.findings = {{"a", 0, 4096, "it was wrong"}};
+  const auto client = connect();
+  const auto answers = loop.run(
+      ask(*client,
+          "{\"verb\":\"check\",\"repair\":true}\n{\"verb\":\"check\",\"repair\":true,\"name\":\"a\"}\n", 2));
+  EXPECT_THAT(answers, ElementsAre(HasSubstr(R"("findings_count":1,"mended_count":1,)"),
+                                   StartsWith(R"({"error":{"code":"invalid")")));
+  EXPECT_THAT(answers[0], HasSubstr(R"("what":"it was wrong","mended":true)"));
+  loop.run(server.stop());
+}
+
 TEST_F(ControlServerTest, AClientThatGoesAwayCancelsItsWork) {
   store.hold_check = true;
   auto client = connect();

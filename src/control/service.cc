@@ -242,6 +242,10 @@ Task<Result<std::string>> Service::carry_out(UsageRequest request, volume::Progr
 }
 
 Task<Result<std::string>> Service::carry_out(CheckRequest request, volume::Progress& progress) {
+  if (request.repair) {
+    ASSIGN_OR_CO_RETURN(const volume::CheckReport report, co_await store_.repair(&progress));
+    co_return check_result(report);
+  }
   ASSIGN_OR_CO_RETURN(const volume::CheckReport report,
                       co_await store_.check(std::move(request.name), &progress));
   co_return check_result(report);

@@ -69,6 +69,7 @@ class Catalog final : public Store {
   Task<Result<VolumeInfo>> finish_import(DiffImport import) override;
   Task<Result<VolumeUsage>> usage(std::string name, Progress* progress) override;
   Task<Result<CheckReport>> check(std::optional<std::string> name, Progress* progress) override;
+  Task<Result<CheckReport>> repair(Progress* progress) override;
   Task<Result<std::vector<LockInfo>>> list_locks() override;
   Task<Result<std::string>> break_lock(std::string name) override;
   Task<Result<uint32_t>> take_over_held() override;
@@ -126,9 +127,6 @@ class Catalog final : public Store {
   Task<Result<void>> check_frozen(const Layers& layers, CheckReport& report, Progress* progress);
 
   // catalog_graph.cc
-  // The rows of the records about volumes, by their type.
-  using Graph = std::map<char, std::vector<kv::KeyValue>>;
-  Task<Result<Graph>> read_graph(kv::Transaction& transaction);
   Task<Result<void>> check_graph(CheckReport& report);
 
   class GraceTimer final : public TimerWork {

@@ -5,7 +5,9 @@
 
 #include "volume/catalog.h"
 #include "volume/progress_relay.h"
+#include "volume/repair.h"
 #include "volume/space_usage.h"
+#include "volume/usage_check.h"
 
 // `check` and `du` over one volume or the store.
 
@@ -23,6 +25,8 @@ Task<Result<CheckReport>> Catalog::check(std::optional<std::string> name, Progre
     co_return report;
   }
   CO_RETURN_IF_ERROR(co_await check_graph(report));
+  ASSIGN_OR_CO_RETURN(const auto usage_damage, co_await find_usage_damage(records_, progress));
+  for (const UsageDamage& damage : usage_damage) add_finding(report, {"", 0, 0, damage.what});
   ASSIGN_OR_CO_RETURN(const auto names,
                       co_await records_.read_all(keys_.type_begin('V'), keys_.type_end('V')));
   for (const kv::KeyValue& row : names) {
@@ -31,6 +35,18 @@ Task<Result<CheckReport>> Catalog::check(std::optional<std::string> name, Progre
     if (!checked && checked.error().code != Errc::not_found) co_return tl::unexpected(checked.error());
   }
   CO_RETURN_IF_ERROR(co_await check_all_layers(report, progress));
+  co_return report;
+}
+
+Task<Result<CheckReport>> Catalog::repair(Progress* progress) {
+  Repair repair(records_, open_volumes_, open_snapshots_);
+  ASSIGN_OR_CO_RETURN(const auto findings, co_await repair.run());
+  co_await jobs_.take_up();
+  ASSIGN_OR_CO_RETURN(CheckReport report, co_await check(std::nullopt, progress));
+  for (const CheckFinding& finding : findings) {
+    report.mended_count += finding.is_mended ? 1 : 0;
+    add_finding(report, finding);
+  }
   co_return report;
 }
 

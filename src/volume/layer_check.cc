@@ -1,5 +1,6 @@
 #include "volume/layer_check.h"
 
+#include <algorithm>
 #include <bitset>
 #include <optional>
 #include <utility>
@@ -103,6 +104,29 @@ Task<Result<void>> scan_extents(LayerScan scan, uint64_t begin_extent, uint64_t 
   request.background = true;
   for (size_t i = 0; i < bounds.size(); i += 2) request.ranges.push_back({bounds[i], bounds[i + 1]});
   co_return co_await scan.engine.read(scan.executor, request, sink);
+}
+
+Task<Result<std::vector<uint64_t>>> find_extents_without_bitmap(LayerScan scan) {
+  std::vector<uint64_t> extents;
+  uint64_t next_extent = 0;
+  while (next_extent < kEndExtent) {
+    ASSIGN_OR_CO_RETURN(const auto next, co_await next_bitmap(scan, next_extent));
+    const uint64_t populated = next ? next->extent_index : kEndExtent;
+    VerifyingSink sink(uint32_t{1} << scan.block_shift);
+    if (next_extent < populated)
+      CO_RETURN_IF_ERROR(co_await scan_extents(scan, next_extent, populated, sink));
+    ASSIGN_OR_CO_RETURN(const bool unchanged, co_await is_unchanged(scan, next_extent, next));
+    if (!unchanged) continue;
+    for (const VerifyingSink::Row& row : sink.rows) {
+      const uint64_t extent_index = row.block / limits::kBlocksPerExtent;
+      if (extents.empty() || extents.back() != extent_index) extents.push_back(extent_index);
+    }
+    if (!next) break;
+    next_extent = populated + 1;
+  }
+  std::ranges::sort(extents);  // stripes come one after the other
+  extents.erase(std::unique(extents.begin(), extents.end()), extents.end());
+  co_return extents;
 }
 
 // A merge that goes on beside it changes bitmaps and blocks together: where the bitmap is the same before and

@@ -61,6 +61,10 @@ class CountingSink final : public kv::RowSink {
 Task<Result<void>> scan_extents(LayerScan scan, uint64_t begin_extent, uint64_t end_extent,
                                 kv::RowSink& sink);
 
+// Extents that have blocks but no bitmap, in order. For layers that nobody writes, or whose writer's changes
+// do not matter.
+Task<Result<std::vector<uint64_t>>> find_extents_without_bitmap(LayerScan scan);
+
 // Compares what a layer stores with its bitmaps and verifies it. For layers that nobody writes; they may be
 // merged away meanwhile. Findings name `owner`.
 Task<Result<void>> check_frozen_layer(LayerScan scan, std::string owner, CheckReport& report,

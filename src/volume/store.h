@@ -194,6 +194,7 @@ struct CheckFinding {
   uint64_t offset_bytes = 0;
   uint64_t length_bytes = 0;
   std::string what;
+  bool is_mended = false;
 };
 
 struct CheckReport {
@@ -201,6 +202,7 @@ struct CheckReport {
   uint64_t blocks_count = 0;           // read and verified
   std::vector<CheckFinding> findings;  // at most kMaxCheckFindings; the rest is counted
   uint64_t findings_count = 0;
+  uint64_t mended_count = 0;  // of these
 };
 inline constexpr size_t kMaxCheckFindings = 10'000;
 
@@ -368,6 +370,11 @@ class Store : public block::ExportRegistry {
   // Reads and verifies everything that is stored for one volume, or for all and the records between them.
   // Works beside clients.
   virtual Task<Result<CheckReport>> check(std::optional<std::string> name, Progress* progress) = 0;
+
+  // Mends what can be mended without a doubt, by changing records and bitmaps that follow from others, then
+  // checks everything. Findings of what is left stand beside those of what was mended. Works beside clients;
+  // what somebody uses is left and told.
+  virtual Task<Result<CheckReport>> repair(Progress* progress) = 0;
 
   // The volumes that somebody holds, in the order of their names. Takes a moment where another process does:
   // its signs of life are watched for.

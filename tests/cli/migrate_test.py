@@ -123,7 +123,7 @@ def volumes_are_equal_in_another_store_and_back_whenever_migrate_is_killed():
         expect_equal_stores(source, other, names)
         migrate_with_kills(other, back, names, KILLS // 2, random_numbers)
         expect_equal_stores(source, back, names)
-        for store in (other, back):
+        for store in (source, other, back):
             fdb_nbd("check", store=store)
 
 

@@ -260,9 +260,11 @@ def check_of_a_sound_store_finds_nothing():
             wire.write(0, pattern(MiB, 1))
             wire.disconnect()
         report = json_of("check", store=server.store)
-        expect_types("the report", report, {"volumes_count": int, "blocks_count": int, "findings_count": int, "findings": list})
-        expect_equal("the report", report, {"volumes_count": 1, "blocks_count": 256, "findings_count": 0, "findings": []})
+        expect_types("the report", report, {"volumes_count": int, "blocks_count": int, "findings_count": int, "mended_count": int, "findings": list})
+        expect_equal("the report", report, {"volumes_count": 1, "blocks_count": 256, "findings_count": 0, "mended_count": 0, "findings": []})
         expect_words(fdb_nbd("check", "disk", store=server.store).stdout, "all is well")
+        expect_words(fdb_nbd("check", "--repair", store=server.store).stdout, "all is well\n")
+        error_of("check", "disk", "--repair", store=server.store, status=2)
 
 
 @test
