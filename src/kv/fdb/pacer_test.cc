@@ -136,8 +136,9 @@ TEST_F(PacerTest, AfterARefusalNothingIsStartedForAWhile) {
 
 TEST_F(PacerTest, ALongQueueOfAStorageServerSlowsCommitsDown) {
   const auto teller = engine_->begin(loop_);
-  teller->set("\xff\xff/metrics/health/aggregate",
-              R"({"batch_limited":false,"limiting_storage_durability_lag":9000000,"limiting_storage_queue":900000000})");
+  teller->set(
+      "\xff\xff/metrics/health/aggregate",
+      R"({"batch_limited":false,"limiting_storage_durability_lag":9000000,"limiting_storage_queue":900000000})");
   ASSERT_TRUE(loop_.run(teller->commit()));
   loop_.run(let_pass(fdb::WriteRate::kInterval));
   start(1);  // looks
