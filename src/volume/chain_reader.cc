@@ -39,8 +39,8 @@ ChainReader::ChainReader(kv::Engine& engine, Executor& executor, const KeySpace&
     : engine_(engine), executor_(executor), keys_(keys), shape_(shape), writer_(std::move(writer)) {}
 
 Task<Result<std::vector<ChainLayer>>> ChainReader::load_chain(LayerId top) {
-  const std::unique_ptr<kv::Transaction> transaction = engine_.begin(executor_);
-  auto chain = co_await read_chain(*transaction, keys_, top);
+  auto body = [&](kv::Transaction& transaction) { return read_chain(transaction, keys_, top); };
+  auto chain = co_await kv::transact<std::vector<ChainLayer>>(engine_, executor_, random_, body);
   if (!chain) co_return propagate(chain);
   if (chain->front().record.state != LayerState::live) co_return fail(Errc::not_found, "it has been removed");
   for (const ChainLayer& layer : *chain) {

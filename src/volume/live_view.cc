@@ -117,6 +117,8 @@ Task<Result<LiveView::Records>> LiveView::fetch(kv::Transaction& transaction, st
   Records records;
   ASSIGN_OR_CO_RETURN(records.fence, FenceRecord::decode(*rows.points[0]));
   ASSIGN_OR_CO_RETURN(records.volume, VolumeRecord::decode(*rows.points[1]));
+  if (records.volume.is_trashed)
+    co_return fail(Errc::not_found, fmt::format("{} has been removed", display_name()));
   for (size_t i = 0; i < chain.size(); ++i) {
     Records::Layer layer{.id = chain[i], .record = {}, .bitmaps = {}};
     if (rows.points[2 + i]) {
