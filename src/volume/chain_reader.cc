@@ -166,6 +166,7 @@ Task<Result<LayerId>> ChainReader::find_top(kv::Transaction& transaction) {
 }
 
 Task<Result<void>> ChainReader::look_up_in(kv::Transaction& transaction, uint64_t extent_index) {
+  const LayerId known_top = top_;
   auto top = co_await find_top(transaction);
   if (!top) co_return propagate(top);
   auto chain = co_await read_chain(transaction, keys_, *top);
@@ -186,6 +187,8 @@ Task<Result<void>> ChainReader::look_up_in(kv::Transaction& transaction, uint64_
       found_owners[i] = slot;
     }
   }
+  // What has been written since to a newer top layer would be given back to the layers below it.
+  if (top_ != known_top) co_return fail(Errc::conflict, "a snapshot was taken meanwhile");
   // The map may have learned more since the transaction read: only what merging changes is taken over. Nobody
   // but this volume changes what its top layer holds, so the map knows best.
   const bool is_top_written = writer_.fence != nullptr;

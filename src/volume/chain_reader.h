@@ -95,7 +95,8 @@ class ChainReader {
   Task<Result<std::vector<ChainLayer>>> load_chain(LayerId top);
   // The layer to begin with, as of the transaction: the volume may have got a new top that is not known yet.
   Task<Result<LayerId>> find_top(kv::Transaction& transaction);
-  // Finds out who owns the extent's blocks now. What is written stays as it is.
+  // Finds out who owns the extent's blocks now. What is written stays as it is; a snapshot that is taken
+  // meanwhile makes it look again.
   Task<Result<void>> look_up_again(uint64_t extent_index);
   Task<Result<void>> look_up_in(kv::Transaction& transaction, uint64_t extent_index);
 
