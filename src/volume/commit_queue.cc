@@ -70,13 +70,16 @@ void CommitQueue::fill(Batch& batch, Queue& queue, uint64_t bytes_limit) {
 
 void CommitQueue::start_batches() {
   pump_posted_ = false;
+  // All are cut before the first one starts: a batch may be done within spawn(), and what its last intent
+  // brings about may be the end of this queue, or more intents, for which the pump is posted anew.
+  std::vector<Batch> batches;
   while (may_start()) {
-    Batch batch;
+    Batch& batch = batches.emplace_back();
     fill(batch, small_, large_.empty() ? limits::kCommitTargetBytes : limits::kCommitTargetBytes / 2);
     fill(batch, large_, limits::kCommitTargetBytes);
     ++batches_count_;
-    scope_.spawn(run_batch(std::move(batch.intents)));
   }
+  for (Batch& batch : batches) scope_.spawn(run_batch(std::move(batch.intents)));
 }
 
 Task<void> CommitQueue::run_batch(std::vector<Intent*> batch) {

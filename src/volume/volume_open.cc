@@ -203,6 +203,7 @@ Task<void> Volume::close() {
   if (lease_) co_await lease_->stop();
   co_await tasks_.join();  // the last heartbeat may have found the volume lost
   if (!is_retired()) co_await release();
+  co_await commits_.idle();  // the last batch may be the one that brought this about
 }
 
 Task<void> Volume::release() {
