@@ -14,8 +14,6 @@ namespace fdbnbd::model {
 
 namespace {
 
-constexpr uint64_t kMaxVolumeBytes = 5 * limits::kMiB;
-constexpr size_t kMaxVolumes = 5;
 constexpr size_t kMaxSnapshots = 5;  // of one volume
 
 bool is_zero(const uint8_t* bytes, size_t length) {
@@ -38,7 +36,8 @@ Task<bool> SnapshotWorld::run() {
     if (disks_.empty()) co_await create_volume();
     co_await open_sessions();
     if (!failed()) co_await round();
-    for (uint64_t i = random_.below(4); i > 0 && !failed(); --i) co_await verb();
+    for (uint64_t i = random_.below(4); i > 0 && !failed(); --i)
+      co_await (random_.one_in(8) ? verb_and_crash() : verb());
     if (!failed() && random_.one_in(3)) co_await verify_all();
     if (!failed() && random_.one_in(20)) {  // the server restarts
       co_await close_store();
@@ -58,10 +57,13 @@ Task<bool> SnapshotWorld::open_store() {
     difference("opening the engine: " + engine.error().what);
     co_return false;
   }
-  engine_ = *engine;
+  engine_.emplace(**engine);
   store_options_.volume_executors = {&executor_};
   store_options_.key_prefix = source_.key_prefix;
   store_options_.seed = random_.next() | 1;
+  // Where several share the store, one that has crashed would be waited for.
+  store_options_.ownership.takeover = crashed_ ? volume::Takeover::force : volume::Takeover::when_free;
+  crashed_ = false;
   auto store = co_await volume::open_store(*engine_, executor_, store_options_);
   if (!store) {
     difference("opening the store: " + store.error().what);
@@ -76,6 +78,7 @@ Task<void> SnapshotWorld::close_store() {
   open_snapshots_.clear();
   co_await store_->close();
   store_.reset();
+  engine_.reset();
   source_.close();
 }
 
@@ -134,30 +137,21 @@ void SnapshotWorld::begin_round(Disk& disk) {
 }
 
 Task<void> SnapshotWorld::round() {
-  in_crash_round_ = parameters_.kind == Kind::crash && random_.one_in(3);
+  in_crash_round_ = random_.one_in(parameters_.kind == Kind::crash ? 3 : 10);
   crashed_ = false;
   taken_.clear();
   for (auto& [name, disk] : disks_) begin_round(disk);
-  if (in_crash_round_) {
-    // One flush is for the whole store.
-    auto session = co_await store_->open(executor_, disks_.begin()->first);
-    Result<void> flushed;
-    if (session) {
-      flushed = co_await (*session)->flush();
-    } else {
-      flushed = propagate(session);
-    }
-    if (!flushed) difference("flush: " + flushed.error().what);
-  }
+  if (in_crash_round_) co_await flush();
   if (parameters_.kind == Kind::faults) source_.set_faults(!random_.one_in(4));
+  if (in_crash_round_) crash_at_some_call(loses_power());
   {
     TaskScope scope;
     for (uint64_t i = random_.below(6); i > 0; --i) scope.spawn(writer(1 + random_.below(60)));
     if (!random_.one_in(3)) scope.spawn(take_snapshots(1 + random_.below(3)));
     scope.spawn(read_snapshots(random_.below(60)));
-    if (in_crash_round_) scope.spawn(crash_soon());
     co_await scope.join();
   }
+  if (in_crash_round_) engine_->die();
   if (parameters_.kind == Kind::faults) source_.set_faults(false);
   if (failed()) co_return;
   if (in_crash_round_) {
@@ -165,6 +159,23 @@ Task<void> SnapshotWorld::round() {
   } else {
     co_await adopt_snapshots();
   }
+  for (auto& [name, disk] : disks_) {
+    disk.base.clear();
+    disk.changes.clear();
+  }
+}
+
+Task<void> SnapshotWorld::flush() {
+  if (disks_.empty()) co_return;
+  // One flush is for the whole store.
+  auto session = co_await store_->open(executor_, disks_.begin()->first);
+  Result<void> flushed;
+  if (session) {
+    flushed = co_await (*session)->flush();
+  } else {
+    flushed = propagate(session);
+  }
+  if (!flushed) difference("flush: " + flushed.error().what);
 }
 
 Task<void> SnapshotWorld::writer(uint64_t requests_count) {
@@ -291,19 +302,24 @@ Task<void> SnapshotWorld::take_snapshots(uint64_t count) {
   }
 }
 
-Task<void> SnapshotWorld::crash_soon() {
-  co_await sleep_for(executor_, std::chrono::microseconds(random_.below(20'000)));
-  crashed_ = true;
-  const bool power_loss = random_.one_in(2);
-  if (!power_loss) {
-    // Nothing acknowledged may be lost when only the process dies.
-    for (auto& [name, disk] : disks_) {
-      for (auto& block : disk.changes) {
-        for (Change& change : block) change.flushed = change.acknowledged_at.has_value();
+void SnapshotWorld::crash_at_some_call(bool power_loss) {
+  const uint64_t call = 1 + random_.below(uint64_t{1} << random_.below(10));
+  engine_->die_at(call, random_.one_in(2), [this, power_loss] {
+    crashed_ = true;
+    if (!power_loss) {
+      // Nothing acknowledged may be lost when only the process dies.
+      for (auto& [name, disk] : disks_) {
+        for (auto& block : disk.changes) {
+          for (Change& change : block) change.flushed = change.acknowledged_at.has_value();
+        }
       }
     }
-  }
-  source_.crash(power_loss);
+    if (source_.crash) source_.crash(power_loss);
+  });
+}
+
+bool SnapshotWorld::loses_power() {
+  return parameters_.kind == Kind::crash && random_.one_in(2);
 }
 
 bool SnapshotWorld::is_allowed(const Disk& disk, uint64_t block, const uint8_t* content,
@@ -381,7 +397,6 @@ Task<void> SnapshotWorld::adopt_contents(Disk& disk) {
 
 Task<void> SnapshotWorld::after_crash() {
   co_await close_store();
-  crashed_ = false;
   if (!co_await open_store()) co_return;
   for (auto& [name, disk] : disks_) {
     co_await adopt_contents(disk);
@@ -391,229 +406,13 @@ Task<void> SnapshotWorld::after_crash() {
   if (!failed()) co_await verify_all();
 }
 
-Task<void> SnapshotWorld::create_volume() {
-  ++operations_done_;
-  Disk disk;
-  disk.name = fmt::format("v{}", ++names_count_);
-  disk.bytes.resize(512 * (1 + random_.below(kMaxVolumeBytes / 512)));
-  const auto created = co_await store_->create(
-      disk.name, {.size_bytes = disk.bytes.size(),
-                  .block_bytes = block_bytes_,
-                  .compression = random_.one_in(2) ? volume::Compression::lz4 : volume::Compression::none});
-  if (!created) difference("create: " + created.error().what);
-  disks_[disk.name] = std::move(disk);
-}
-
-Task<void> SnapshotWorld::verb() {
-  ++operations_done_;
-  const uint64_t kind = random_.below(26);
-  if (kind < 3) {
-    if (disks_.size() < kMaxVolumes) co_await create_volume();
-  } else if (kind < 6) {
-    co_await verb_clone();
-  } else if (kind < 9) {
-    co_await verb_rollback();
-  } else if (kind < 15) {
-    co_await verb_remove_snapshot();
-  } else if (kind < 16) {
-    co_await verb_remove_volume();
-  } else if (kind < 18) {
-    co_await verb_resize();
-  } else if (kind < 20) {
-    co_await verb_flatten();
-  } else if (kind < 22) {
-    co_await verb_trash();
-  } else if (kind < 24) {
-    co_await verb_group();
-  } else if (Disk* disk = any_disk(); disk != nullptr) {
-    disk->session.reset();  // its clients leave
-  }
-}
-
-Task<void> SnapshotWorld::verb_clone() {
-  Disk* disk = any_disk();
-  if (disk == nullptr || disk->snapshots.empty() || disks_.size() >= kMaxVolumes) co_return;
-  const auto chosen =
-      std::next(disk->snapshots.begin(), static_cast<ptrdiff_t>(random_.below(disk->snapshots.size())));
-  Disk copy;
-  copy.name = fmt::format("v{}", ++names_count_);
-  copy.bytes = *chosen->second;
-  const auto cloned = co_await store_->clone(disk->name + '@' + chosen->first, copy.name);
-  if (!cloned) difference("clone: " + cloned.error().what);
-  if (cloned && cloned->size_bytes != copy.bytes.size()) difference("clone: another size came back");
-  disks_[copy.name] = std::move(copy);
-}
-
-// Flattens a volume, or copies one, which is made of it.
-Task<void> SnapshotWorld::verb_flatten() {
-  Disk* disk = any_disk();
-  if (disk == nullptr) co_return;
-  if (random_.one_in(2) || disks_.size() >= kMaxVolumes) {
-    const auto flattened = co_await store_->flatten(disk->name, nullptr);
-    if (!flattened) difference("flatten: " + flattened.error().what);
-    co_return;
-  }
-  Disk copy;
-  copy.name = fmt::format("v{}", ++names_count_);
-  copy.bytes = disk->bytes;
-  const auto copied = co_await store_->copy(disk->name, copy.name, nullptr);
-  if (!copied) difference("cp: " + copied.error().what);
-  disks_[copy.name] = std::move(copy);
-}
-
-Task<void> SnapshotWorld::verb_rollback() {
-  co_await let_sessions_end();
-  Disk* disk = any_disk();
-  if (disk == nullptr || disk->snapshots.empty()) co_return;
-  const auto chosen =
-      std::next(disk->snapshots.begin(), static_cast<ptrdiff_t>(random_.below(disk->snapshots.size())));
-  const std::string full_name = disk->name + '@' + chosen->first;
-  if (disk->session) {
-    const auto refused = co_await store_->rollback(full_name, false);
-    if (refused || refused.error().code != Errc::busy) difference("a volume in use was rolled back");
-    if (random_.one_in(2)) {
-      co_await roll_back_under_session(*disk, full_name, *chosen->second);
-      co_return;
-    }
-    disk->session.reset();
-    co_await let_sessions_end();
-  }
-  const auto rolled = co_await store_->rollback(full_name, false);
-  if (!rolled) {
-    difference("rollback: " + rolled.error().what);
-    co_return;
-  }
-  disk->bytes = *chosen->second;
-  if (rolled->size_bytes != disk->bytes.size()) difference("rollback: another size came back");
-}
-
-Task<void> SnapshotWorld::roll_back_under_session(Disk& disk, std::string full_name, Bytes bytes) {
-  const auto rolled = co_await store_->rollback(full_name, true);
-  if (!rolled) {
-    difference("rollback --disconnect: " + rolled.error().what);
-    co_return;
-  }
-  std::vector<std::byte> one_byte(1);
-  const auto read = co_await disk.session->read(0, one_byte);
-  if (read || read.error().code != Errc::cancelled) difference("a session went on behind a rollback");
-  disk.session.reset();
-  disk.bytes = std::move(bytes);
-}
-
-bool SnapshotWorld::is_snapshot_open(const std::string& full_name) const {
-  return std::ranges::any_of(open_snapshots_,
-                             [&](const OpenSnapshot& snapshot) { return snapshot.name == full_name; });
-}
-
-// Whoever let go of them did so on the loop.
-Task<void> SnapshotWorld::let_sessions_end() {
-  // Simulated time passes only when all that was posted has run.
-  co_await sleep_for(executor_, Duration(1));
-}
-
-Task<void> SnapshotWorld::verb_remove_snapshot() {
-  co_await let_sessions_end();
-  Disk* disk = any_disk();
-  if (disk == nullptr || disk->snapshots.empty()) co_return;
-  const auto chosen =
-      std::next(disk->snapshots.begin(), static_cast<ptrdiff_t>(random_.below(disk->snapshots.size())));
-  const std::string full_name = disk->name + '@' + chosen->first;
-  const auto removed = co_await store_->remove(full_name, {});
-  if (is_snapshot_open(full_name)) {
-    if (removed || removed.error().code != Errc::busy) difference("a snapshot in use was removed");
-    co_return;
-  }
-  if (!removed) {
-    difference("rm: " + removed.error().what);
-    co_return;
-  }
-  disk->snapshots.erase(chosen);
-}
-
-Task<void> SnapshotWorld::verb_remove_volume() {
-  Disk* disk = any_disk();
-  if (disk == nullptr) co_return;
-  disk->session.reset();
-  std::erase_if(open_snapshots_,
-                [&](const OpenSnapshot& snapshot) { return snapshot.name.starts_with(disk->name + '@'); });
-  co_await let_sessions_end();
-  if (!disk->snapshots.empty()) {
-    const auto refused = co_await store_->remove(disk->name, {.now = true});
-    if (refused || refused.error().code != Errc::busy) difference("a volume with snapshots was removed");
-  }
-  const auto removed = co_await store_->remove(disk->name, {.with_snapshots = true, .now = true});
-  if (!removed) difference("rm: " + removed.error().what);
-  disks_.erase(disk->name);
-}
-
-// A volume goes to the trash with its snapshots, and comes back under another name.
-Task<void> SnapshotWorld::verb_trash() {
-  Disk* disk = any_disk();
-  if (disk == nullptr) co_return;
-  disk->session.reset();
-  std::erase_if(open_snapshots_,
-                [&](const OpenSnapshot& snapshot) { return snapshot.name.starts_with(disk->name + '@'); });
-  co_await let_sessions_end();
-  const auto trashed = co_await store_->remove(disk->name, {.with_snapshots = true});
-  if (!trashed || !*trashed) {
-    difference("rm: " + (trashed ? "it is not in the trash" : trashed.error().what));
-    co_return;
-  }
-  if (random_.one_in(4)) {
-    co_await close_store();
-    if (!co_await open_store()) co_return;
-  }
-  const std::string name = fmt::format("v{}", ++names_count_);
-  const auto restored = co_await store_->restore(std::to_string((*trashed)->id), name);
-  if (!restored) difference("trash restore: " + restored.error().what);
-  auto node = disks_.extract(disk->name);
-  node.key() = node.mapped().name = name;
-  disks_.insert(std::move(node));
-}
-
-// All volumes are taken a snapshot of as a group, and brought back to it.
-Task<void> SnapshotWorld::verb_group() {
-  for (auto& [name, disk] : disks_) disk.session.reset();
-  co_await let_sessions_end();
-  std::vector<std::string> members;
-  for (const auto& [name, disk] : disks_) members.push_back(name);
-  if (members.empty()) co_return;
-  const auto created = co_await store_->create_group("g", members);
-  if (!created) difference("group create: " + created.error().what);
-  const std::string snapshot = fmt::format("g{}", ++names_count_);
-  const auto taken = co_await store_->snapshot_group("g@" + snapshot);
-  if (!taken) difference("group snap: " + taken.error().what);
-  for (auto& [name, disk] : disks_) disk.snapshots[snapshot] = std::make_shared<const Bytes>(disk.bytes);
-  const auto resized = co_await store_->resize(members[random_.below(members.size())],
-                                               512 * (1 + random_.below(kMaxVolumeBytes / 512)), true);
-  if (!resized) difference("resize: " + resized.error().what);
-  const auto rolled = co_await store_->rollback_group("g@" + snapshot);
-  if (!rolled) difference("group rollback: " + rolled.error().what);
-  const auto removed = co_await store_->remove_group("g");
-  if (!removed) difference("group rm: " + removed.error().what);
-}
-
-Task<void> SnapshotWorld::verb_resize() {
-  Disk* disk = any_disk();
-  if (disk == nullptr) co_return;
-  const uint64_t size_bytes = 512 * (1 + random_.below(kMaxVolumeBytes / 512));
-  const auto resized = co_await store_->resize(disk->name, size_bytes, true);
-  if (!resized) difference("resize: " + resized.error().what);
-  disk->bytes.resize(size_bytes);
-}
-
 Task<void> SnapshotWorld::verify_disk(std::string name, const Bytes& expected) {
+  const std::string wrong = co_await compare_bytes(name, expected);
+  if (!wrong.empty()) difference(wrong);
+  if (failed()) co_return;
   auto session = co_await store_->open(executor_, name);
   if (!session) {
     difference(fmt::format("open {}: {}", name, session.error().what));
-    co_return;
-  }
-  const Bytes bytes = co_await read_disk(**session, name);
-  if (failed()) co_return;
-  if (bytes != expected) {
-    const auto wrong = std::ranges::mismatch(bytes, expected);
-    difference(fmt::format("{} differs at {} of {} bytes ({} expected)", name, wrong.in1 - bytes.begin(),
-                           bytes.size(), expected.size()));
     co_return;
   }
   const auto status = co_await (*session)->block_status(0, expected.size(), UINT32_MAX);
@@ -730,6 +529,9 @@ Task<void> SnapshotWorld::verify_diff(const Disk& disk) {
 // All space comes back.
 Task<void> SnapshotWorld::end_with_nothing() {
   while (!disks_.empty() && !failed()) co_await verb_remove_volume();
+  // What crashes have left there.
+  const auto purged = co_await store_->purge(std::nullopt);
+  if (!purged) difference("trash purge: " + purged.error().what);
   co_await store_->wait_for_reclaim();
   const auto transaction = engine_->begin(executor_);
   const std::string begin = source_.key_prefix + '\0';

@@ -8,11 +8,14 @@
 #include <string>
 #include <vector>
 
+#include "base/function.h"
+#include "mortal_engine.h"
 #include "world.h"
 
 // Several volumes with snapshots and clones, under random requests and verbs, beside a model of them: byte
 // arrays, and a map of snapshots for each. Reads are checked between rounds for what is written meanwhile,
-// and at any time for snapshots, which do not change.
+// and at any time for snapshots, which do not change. The server dies at any call to its engine, also in the
+// middle of a verb; where the kind is crash the power may fail, too.
 
 namespace fdbnbd::model {
 
@@ -41,6 +44,7 @@ class SnapshotWorld {
     Bytes base;                               // at the beginning of the round
     std::vector<std::deque<Change>> changes;  // per block, in the order of the calls
   };
+  using Disks = std::map<std::string, Disk>;
   struct OpenSnapshot {
     std::string name;
     std::shared_ptr<block::Export> session;
@@ -61,11 +65,22 @@ class SnapshotWorld {
   Task<void> change_once(Disk& disk);
   Task<void> read_snapshots(uint64_t requests_count);
   Task<void> take_snapshots(uint64_t count);
-  Task<void> crash_soon();
+  Task<void> flush();
+  void crash_at_some_call(bool power_loss);
+  bool loses_power();
   Task<void> after_crash();
   Task<void> adopt_contents(Disk& disk);
   Task<void> adopt_snapshots();
   Task<void> verb();
+  Task<void> verb_and_crash();
+  // What the disks are to be when the call that follows has succeeded.
+  void attempt(FunctionRef<void(Disks&)> change);
+  // Whether the call has succeeded; a difference where it has not, unless the server died.
+  template <typename T>
+  bool took_effect(const Result<T>& result, std::string_view verb);
+  // How the store differs from that; empty where it does not.
+  Task<std::string> compare(const Disks& expected);
+  Task<std::string> compare_bytes(std::string name, const Bytes& expected);
   Task<void> let_sessions_end();
   Task<void> verb_clone();
   Task<void> verb_flatten();
@@ -102,17 +117,20 @@ class SnapshotWorld {
   EngineSource source_;
   const Parameters parameters_;
   Random random_;
-  kv::Engine* engine_ = nullptr;
+  std::optional<MortalEngine> engine_;
   volume::Store::Options store_options_;
   std::unique_ptr<volume::Store> store_;
   uint32_t block_bytes_ = 4096;
-  std::map<std::string, Disk> disks_;
+  Disks disks_;
   std::vector<OpenSnapshot> open_snapshots_;
   std::vector<Taken> taken_;
   uint64_t tick_ = 0;
   uint64_t names_count_ = 0;
   bool crashed_ = false;
   bool in_crash_round_ = false;
+  // What a verb under way is to make of the disks, where it may be interrupted.
+  bool notes_attempts_ = false;
+  std::optional<Disks> attempted_;
 
   uint64_t operations_done_ = 0;
   std::string difference_;
