@@ -31,7 +31,9 @@ PROGRAM = os.environ.get("FDB_NBD") or os.path.join(ROOT, "build", "release", "f
 PEER = os.environ.get("FDB_NBD_PEER", "")
 CLUSTER_FILE = os.environ.get("FDB_NBD_TEST_CLUSTER_FILE", "")   # where set, the stores of servers are in this FoundationDB
 SANITIZED = bool(os.environ.get("FDB_NBD_SANITIZED"))   # the program carries a sanitizer: slow, and with other memory
-SLOWNESS = 10 if SANITIZED else 1
+# FoundationDB's client library misbehaves on purpose (tests/fdb/with_cluster.py --buggify), which takes time, too.
+BUGGIFIED = "FDB_NETWORK_OPTION_CLIENT_BUGGIFY_ENABLE" in os.environ
+SLOWNESS = 10 if SANITIZED or BUGGIFIED else 1
 SKIP = 77
 
 KiB, MiB, GiB, TiB = 1 << 10, 1 << 20, 1 << 30, 1 << 40
@@ -112,6 +114,7 @@ def shorten(value):
 
 def eventually(what, condition, within=5.0, every=0.02):
     """Polls `condition` until it is true. For what a server does in its own time."""
+    within *= SLOWNESS
     deadline = time.monotonic() + within
     while True:
         value = condition()
