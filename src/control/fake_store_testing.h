@@ -26,6 +26,7 @@ class FakeStore final : public volume::Store {
   bool check_was_cancelled = false;
 
   void stop_opening() override {}
+  void set_trash_retention(Duration /*retention*/) override {}
   Task<void> close() override { co_return; }
   Task<Result<volume::VolumeInfo>> create(std::string name, volume::CreateOptions options) override;
   Task<Result<std::vector<volume::VolumeInfo>>> list_volumes() override;

@@ -43,6 +43,7 @@ class Catalog final : public Store {
   Task<Result<VolumeInfo>> resize(std::string name, uint64_t size_bytes, bool allow_shrink) override;
   Task<Result<std::optional<TrashEntry>>> remove(std::string name, RemoveOptions options) override;
   Task<Result<std::vector<TrashEntry>>> list_trash() override { return trash_.list(); }
+  void set_trash_retention(Duration retention) override { trash_.set_retention(retention); }
   Task<Result<VolumeInfo>> restore(std::string name_or_id, std::string new_name) override;
   Task<Result<void>> purge(std::optional<std::string> name_or_id) override;
   Task<Result<VolumeInfo>> change_labels(std::string name, LabelChange change) override;

@@ -273,6 +273,9 @@ class Store : public block::ExportRegistry {
   // Errc::cancelled from now on. Before sessions are stopped, which otherwise wait for their volumes.
   virtual void stop_opening() = 0;
 
+  // Options::trash_retention for volumes that are removed from now on; those in the trash keep their time.
+  virtual void set_trash_retention(Duration retention) = 0;
+
   // Every open export must have been let go. Writes what is kept in memory only (usage) and lets the volumes
   // go.
   virtual Task<void> close() = 0;

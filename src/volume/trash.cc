@@ -47,15 +47,22 @@ Task<void> Trash::close() {
 }
 
 void Trash::run() noexcept {
-  if (is_looking_ || open_volumes_.stopping()) return;
+  next_look_.reset();
+  if (open_volumes_.stopping()) return;
+  // What is being read now may lack what the timer was started for.
+  if (is_looking_) return look_in(limits::kTrashLookInterval);
   is_looking_ = true;
   scope_.spawn(look());
 }
 
 void Trash::look_in(Duration delay) {
-  home_.cancel_timer(*this);
   if (open_volumes_.stopping()) return;
-  home_.start_timer(*this, std::clamp<Duration>(delay, std::chrono::seconds(1), limits::kTrashLookInterval));
+  delay = std::clamp<Duration>(delay, std::chrono::seconds(1), limits::kTrashLookInterval);
+  const MonotonicTime at = home_.clock().now() + delay;
+  if (next_look_ && *next_look_ <= at) return;
+  home_.cancel_timer(*this);
+  next_look_ = at;
+  home_.start_timer(*this, delay);
 }
 
 Task<void> Trash::look() {
@@ -104,7 +111,7 @@ Task<Result<std::optional<TrashEntry>>> Trash::remove(std::string name, RemoveOp
     co_await jobs_.take_up();
     co_return std::nullopt;
   }
-  if (!is_looking_) look_in(retention_);
+  look_in(retention_);
   Row row{*removal.id, {.name = std::move(name), .trashed = removal.trashed, .expires = removal.expires}};
   ASSIGN_OR_CO_RETURN(TrashEntry entry, co_await describe(std::move(row), removal.snapshots_count));
   co_return entry;

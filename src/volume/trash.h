@@ -32,6 +32,9 @@ class Trash final : private TimerWork {
   void start();
   Task<void> close();
 
+  // For volumes that are removed from now on.
+  void set_retention(Duration retention) { retention_ = retention; }
+
   // Removes a volume, by way of the trash or at once; as Store::remove.
   Task<Result<std::optional<TrashEntry>>> remove(std::string name, RemoveOptions options);
   Task<Result<std::vector<TrashEntry>>> list();
@@ -56,6 +59,7 @@ class Trash final : private TimerWork {
   };
 
   void run() noexcept override;
+  // Unless the trash is looked at earlier anyhow.
   void look_in(Duration delay);
   Task<void> look();
   // When the next one expires, where there is one.
@@ -81,8 +85,9 @@ class Trash final : private TimerWork {
   OpenVolumes& open_volumes_;
   OpenSnapshots& open_snapshots_;
   Jobs& jobs_;
-  const Duration retention_;
+  Duration retention_;
   bool is_looking_ = false;
+  std::optional<MonotonicTime> next_look_;  // while the timer runs
   TaskScope scope_;
 };
 

@@ -182,6 +182,35 @@ TEST_F(TrashTest, AStartPurgesWhatHasExpiredMeanwhile) {
   EXPECT_EQ(rows_count(), 1U);
 }
 
+TEST_F(TrashTest, WhatIsRemovedAllTheTimeDoesNotKeepOldThingsThere) {
+  retention_ = std::chrono::minutes(10);
+  reopen();
+  for (int i = 0; i < 60; ++i) {
+    create("disk");
+    ASSERT_TRUE(remove("disk"));
+    pass(std::chrono::seconds(30));
+  }
+  // Those of the last ten minutes, and of the minute that it may take to find the others.
+  EXPECT_LE(trash().size(), 22U);
+}
+
+TEST_F(TrashTest, ANewRetentionIsForWhatIsRemovedFromThenOn) {
+  create("a");
+  create("b");
+  create("c");
+  const auto first = remove("a").value();
+  store_->set_trash_retention(std::chrono::minutes(5));
+  const auto second = remove("b").value();
+  ASSERT_TRUE(first && second);
+  EXPECT_EQ(first->expires - first->trashed, std::chrono::hours(24));
+  EXPECT_EQ(second->expires - second->trashed, std::chrono::minutes(5));
+  store_->set_trash_retention(Duration::zero());
+  EXPECT_FALSE(remove("c").value());
+  pass(std::chrono::minutes(7));
+  ASSERT_EQ(trash().size(), 1U);
+  EXPECT_EQ(trash().front().name, "a");
+}
+
 TEST_F(TrashTest, NowAndATrashThatIsOffRemoveAtOnce) {
   create("a");
   EXPECT_FALSE(remove("a", {.now = true}).value());
