@@ -1,5 +1,6 @@
 #include "session/server.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "base/assert.h"
@@ -9,7 +10,12 @@
 namespace fdbnbd::session {
 
 SessionServer::SessionServer(Executor& executor, block::ExportRegistry& exports, Options options)
-    : executor_(executor), exports_(exports), tls_(options.tls), shared_(options.limits) {}
+    : executor_(executor),
+      exports_(exports),
+      tls_(options.tls),
+      shared_(options.limits),
+      connections_limit_(options.limits.connections_count),
+      handshake_timeout_(options.limits.handshake_timeout) {}
 
 SessionServer::~SessionServer() {
   ASSERT(connections_.empty() && tasks_.running_count() == 0);
@@ -17,11 +23,23 @@ SessionServer::~SessionServer() {
 
 void SessionServer::serve(std::unique_ptr<net::Acceptor> acceptor) {
   ASSERT(!stopping_);
-  acceptors_.push_back(std::move(acceptor));
-  tasks_.spawn(accept(*acceptors_.back()));
+  tasks_.spawn(accept(acceptors_.insert(acceptors_.end(), std::move(acceptor))));
 }
 
-Task<void> SessionServer::accept(net::Acceptor& acceptor) {
+void SessionServer::stop_accepting(const std::string& address) {
+  const auto found = std::ranges::find(acceptors_, address, [](const auto& one) { return one->address(); });
+  if (found != acceptors_.end()) (*found)->close();
+}
+
+void SessionServer::set_limits(const SessionLimits& limits) {
+  connections_limit_ = limits.connections_count;
+  handshake_timeout_ = limits.handshake_timeout;
+  shared_.requests_per_connection.store(limits.requests_per_connection, std::memory_order_relaxed);
+  shared_.connection_bytes.store(limits.connection_bytes, std::memory_order_relaxed);
+}
+
+Task<void> SessionServer::accept(Acceptors::iterator place) {
+  net::Acceptor& acceptor = **place;
   for (;;) {
     auto accepted = co_await acceptor.accept();
     if (stopping_) co_return;
@@ -32,6 +50,9 @@ Task<void> SessionServer::accept(net::Acceptor& acceptor) {
     } else if (accepted.error().code == Errc::too_large) {
       ++refused_count_;
       log::warning("{}: a connection was refused: {}", acceptor.address(), accepted.error().what);
+    } else if (accepted.error().code == Errc::cancelled) {
+      acceptors_.erase(place);
+      co_return;
     } else {
       log::error("{}: accepts no more: {}", acceptor.address(), accepted.error().what);
       co_return;
@@ -40,12 +61,11 @@ Task<void> SessionServer::accept(net::Acceptor& acceptor) {
 }
 
 bool SessionServer::make_room() {
-  const SessionLimits& limits = shared_.limits;
-  if (stopping_ || connections_.size() >= limits.connections_count) {
+  if (stopping_ || connections_.size() >= connections_limit_) {
     ++refused_count_;
     return false;
   }
-  if (handshaking_count_ - displaced_count_ < limits.handshaking_count) return true;
+  if (handshaking_count_ - displaced_count_ < shared_.limits.handshaking_count) return true;
   ++refused_count_;
   for (Connection& connection : connections_) {
     if (connection.session != nullptr || connection.displaced) continue;
@@ -77,8 +97,7 @@ Task<Result<void>> SessionServer::serve_stream(std::unique_ptr<net::Stream> stre
 Task<Result<void>> SessionServer::run_connection(Connections::iterator connection) {
   const std::string peer = connection->stream->peer();
   ++handshaking_count_;
-  auto hands =
-      co_await shake_hands(*connection->stream, executor_, exports_, tls_, shared_.limits.handshake_timeout);
+  auto hands = co_await shake_hands(*connection->stream, executor_, exports_, tls_, handshake_timeout_);
   --handshaking_count_;
   const bool displaced = connection->displaced;
   if (displaced) --displaced_count_;

@@ -52,8 +52,15 @@ class SessionServer {
   SessionServer(const SessionServer&) = delete;
   SessionServer& operator=(const SessionServer&) = delete;
 
-  // Accepts connections from it until stop().
+  // Accepts connections from it until stop() or stop_accepting().
   void serve(std::unique_ptr<net::Acceptor> acceptor);
+
+  // Accepts no more where it listens at `address`; the connections from there stay.
+  void stop_accepting(const std::string& address);
+
+  // The bounds of connections and of what one connection may have in flight, and the time for a handshake.
+  // They hold from the next connection and the next request on; the others stay as they are.
+  void set_limits(const SessionLimits& limits);
 
   // Serves one client, for --stdio and clients in the same process (net::make_socket_pair()), until its
   // connection has ended. `stream` is attached to the main executor. Counts as a connection; refused, like
@@ -79,7 +86,9 @@ class SessionServer {
   };
   using Connections = std::list<Connection>;
 
-  Task<void> accept(net::Acceptor& acceptor);
+  using Acceptors = std::list<std::unique_ptr<net::Acceptor>>;
+
+  Task<void> accept(Acceptors::iterator place);
   // Whether one more may begin. Where too many are in the handshake the oldest of them is closed for it, so
   // that silent peers do not keep clients out.
   bool make_room();
@@ -97,7 +106,9 @@ class SessionServer {
   const TlsPolicy tls_;
   SessionShared shared_;
   std::map<Executor*, std::unique_ptr<LoopResources>> resources_;
-  std::vector<std::unique_ptr<net::Acceptor>> acceptors_;
+  Acceptors acceptors_;
+  uint32_t connections_limit_;
+  Duration handshake_timeout_;
   Connections connections_;
   Event connection_ended_;
   TaskScope tasks_;

@@ -161,6 +161,61 @@ TEST(SessionServer, BeyondTheBoundConnectionsAreClosedAndSessionsGoOn) {
   EXPECT_TRUE(again);
 }
 
+Task<void> connect_to(TestClient& client, bool& connected) {
+  connected = co_await client.connect({});
+}
+
+Task<void> read_and_leave(TestClient& client) {
+  const auto reply = co_await client.call({.command = Command::read, .length_bytes = 512});
+  EXPECT_EQ(reply.error, NbdError::ok);
+  client.stream().close();
+}
+
+TEST(SessionServer, NewLimitsHoldFromTheNextConnectionOn) {
+  SimServer world({});
+  TestClient first(world.dial());
+  TestClient second(world.dial());
+  bool connected = false;
+  world.run(connect_to(first, connected));
+  EXPECT_TRUE(connected);
+  world.run(connect_to(second, connected));
+  EXPECT_TRUE(connected);
+  SessionLimits limits;
+  limits.connections_count = 2;
+  limits.handshake_timeout = seconds(2);
+  world.server.set_limits(limits);
+  world.run(connect_and_leave(world, {}, connected));
+  EXPECT_FALSE(connected);
+  world.run(read_and_leave(first));
+  world.run_for(milliseconds(1));
+  TestClient silent(world.dial());
+  bool ended = false;
+  TaskScope scope;
+  scope.spawn(wait_for_end(silent, ended));
+  world.run_for(milliseconds(1900));
+  EXPECT_FALSE(ended);
+  world.run_for(milliseconds(200));
+  EXPECT_TRUE(ended);
+  world.run(read_and_leave(second));
+}
+
+TEST(SessionServer, WhereItAcceptsNoMoreTheConnectionsStay) {
+  SimServer world({});
+  TestClient client(world.dial());
+  bool connected = false;
+  world.run(connect_to(client, connected));
+  EXPECT_TRUE(connected);
+  const std::vector<std::string> addresses = world.server.addresses();
+  ASSERT_EQ(addresses.size(), 1U);
+  world.server.stop_accepting("elsewhere");
+  world.run_for(milliseconds(1));
+  EXPECT_EQ(world.server.addresses(), addresses);
+  world.server.stop_accepting(addresses.front());
+  world.run_for(milliseconds(1));
+  EXPECT_TRUE(world.server.addresses().empty());
+  world.run(read_and_leave(client));
+}
+
 TEST(SessionServer, AFailedAcceptIsCountedAndAcceptingGoesOn) {
   SimServer world({});
   world.acceptor->fail_next({Errc::too_large, "out of file descriptors"});

@@ -21,9 +21,16 @@ struct SessionCounters {
 
 // What the sessions of one server share.
 struct SessionShared {
-  explicit SessionShared(const SessionLimits& chosen) : limits(chosen), budget(limits) {}
+  explicit SessionShared(const SessionLimits& chosen)
+      : limits(chosen),
+        requests_per_connection(chosen.requests_per_connection),
+        connection_bytes(chosen.connection_bytes),
+        budget(limits) {}
 
-  const SessionLimits limits;
+  const SessionLimits limits;  // as they were when the server began
+  // Of these, what may change meanwhile.
+  std::atomic<uint32_t> requests_per_connection;
+  std::atomic<uint64_t> connection_bytes;
   ByteBudget budget;
   SessionCounters counters;
 };

@@ -242,12 +242,15 @@ ByteBudget::Size Transmission::size_class(uint64_t data_bytes) const {
   return data_bytes <= shared_.limits.small_request_bytes ? ByteBudget::Size::small : ByteBudget::Size::large;
 }
 
-bool Transmission::try_admit(Admitted& admitted) {
+bool Transmission::has_room(const Admitted& admitted) const {
   // A request larger than the connection's bound goes alone.
-  const bool room =
-      requests_in_flight_ < shared_.limits.requests_per_connection &&
-      (bytes_in_flight_ == 0 || bytes_in_flight_ + admitted.data_bytes <= shared_.limits.connection_bytes);
-  if (!room) return false;
+  return requests_in_flight_ < shared_.requests_per_connection.load(std::memory_order_relaxed) &&
+         (bytes_in_flight_ == 0 ||
+          bytes_in_flight_ + admitted.data_bytes <= shared_.connection_bytes.load(std::memory_order_relaxed));
+}
+
+bool Transmission::try_admit(Admitted& admitted) {
+  if (!has_room(admitted)) return false;
   auto lease = shared_.budget.try_acquire(limits::kRequestOverheadBytes + admitted.data_bytes,
                                           size_class(admitted.data_bytes));
   if (!lease) return false;
@@ -257,9 +260,7 @@ bool Transmission::try_admit(Admitted& admitted) {
 }
 
 Task<bool> Transmission::admit(Admitted& admitted) {
-  const SessionLimits& limits = shared_.limits;
-  while (requests_in_flight_ >= limits.requests_per_connection ||
-         (bytes_in_flight_ > 0 && bytes_in_flight_ + admitted.data_bytes > limits.connection_bytes)) {
+  while (!has_room(admitted)) {
     co_await RoomWait(*this);
     if (must_end()) co_return false;
   }

@@ -77,6 +77,7 @@ class Transmission {
   Task<std::optional<End>> take_requests();
   // Waits until the request may use `data_bytes`; false when the session ends meanwhile.
   Task<bool> admit(Admitted& admitted);
+  bool has_room(const Admitted& admitted) const;
   bool try_admit(Admitted& admitted);
   Task<std::optional<End>> receive_payload(MutableByteView rest);
   Task<std::optional<End>> skip_payload(uint64_t rest_bytes);

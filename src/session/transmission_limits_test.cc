@@ -102,10 +102,17 @@ TEST(Transmission, RequestsInFlightAreCounted) {
   TestClient client(world.dial());
   world.run(count_limit(world, client));
   EXPECT_EQ(world.exported->running_count(), 10u);
+  limits.requests_per_connection = 20;
+  world.server.set_limits(limits);
+  TestClient newcomer(world.dial());
+  world.run(count_limit(world, newcomer));
+  EXPECT_EQ(world.exported->running_count(), 30u);
   world.exported->let_go();
   world.run(client.receive_all());
+  world.run(newcomer.receive_all());
   EXPECT_EQ(client.in_flight_count(), 0u);
   client.stream().close();
+  newcomer.stream().close();
 }
 
 Task<void> large_then_done(SimServer& world) {
