@@ -136,12 +136,28 @@ TEST(ServeOptions, AReloadNamesWhatItCannotChange) {
   config::Config before;
   config::Config after;
   after.log_level = log::Level::debug;
-  EXPECT_THAT(fixed_changes(before, after), ElementsAre());
-  after.io_threads = 7;
   after.listen = std::vector{*net::parse_endpoint("unix:/a")};
-  EXPECT_THAT(fixed_changes(before, after), ElementsAre("listen", "io_threads"));
+  after.volumes = std::vector<config::VolumeSpec>{{.name = "v", .size_bytes = 512}};
+  after.connections = 3;
+  after.requests_per_connection = 4;
+  after.connection_in_flight_bytes = 5;
+  after.handshake_timeout_s = 6;
+  after.trash_retention_s = 7;
+  EXPECT_THAT(fixed_changes(before, after), ElementsAre());
+  EXPECT_EQ(reloadable(before, after), after);
+  after.store = "memory:";
+  after.control = "/c";
+  after.insecure = true;
+  after.tls = "on";
+  after.read_only = true;
+  after.io_threads = 7;
+  after.in_flight_bytes = 1;
+  after.store_bytes = 1;
   after.fdb.options = {{"tls_password", "p"}};
-  EXPECT_THAT(fixed_changes(before, after), ElementsAre("listen", "io_threads", "fdb"));
+  EXPECT_THAT(fixed_changes(before, after),
+              ElementsAre("store", "control", "insecure", "tls", "read_only", "io_threads",
+                          "limits.in_flight_bytes", "memory.store_bytes", "fdb"));
+  EXPECT_THAT(fixed_changes(before, reloadable(before, after)), ElementsAre());
 }
 
 TEST(Output, TablesAlignByCharacters) {

@@ -1,4 +1,5 @@
 #include <fmt/core.h>
+#include <fmt/ranges.h>
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
@@ -50,22 +51,29 @@ void print_hints(const std::string& address, const std::string& volume) {
                   list, attach, uri));
 }
 
-void reload(const Context& context, const ServeFlags& flags, config::Config& current) {
-  auto file = context.config();
-  if (!file) {
-    log::error("nothing reloaded: {}", file.error().what);
-    return;
-  }
-  if (const auto level = log_level(flags, *file)) log::set_level(*level);
-  for (const std::string& key : fixed_changes(current, *file))
-    log::warning("{} changes at the next start only", key);
-  current = std::move(*file);
-  log::info("configuration reloaded");
+// `started` is the file as the server began with it.
+Result<void> reload(const Context& context, const ServeFlags& flags, const config::Config& started,
+                    server::Server& server) {
+  ASSIGN_OR_RETURN(const config::Config file, context.config());
+  ASSIGN_OR_RETURN(const log::Level level, log_level(flags, file));
+  ASSIGN_OR_RETURN(const config::StoreUrl store, context.store(started));
+  ASSIGN_OR_RETURN(server::ServerOptions options, server_options(flags, reloadable(started, file), store));
+  log::set_level(level);
+  const std::vector<std::string> fixed = fixed_changes(started, file);
+  if (!fixed.empty()) log::warning("changed at the next start only: {}", fmt::join(fixed, ", "));
+  server.reload(std::move(options), [](Result<void> done) {
+    if (done) {
+      log::info("configuration reloaded");
+    } else {
+      log::error("not all of the configuration reloaded: {}", done.error().what);
+    }
+  });
+  return {};
 }
 
 Result<void> serve(const Context& context, const ServeFlags& flags) {
   net::block_signals({SIGTERM, SIGINT, SIGHUP});
-  ASSIGN_OR_RETURN(config::Config file, context.config());
+  ASSIGN_OR_RETURN(const config::Config file, context.config());
   ASSIGN_OR_RETURN(const log::Level level, log_level(flags, file));
   log::set_level(level);
   ASSIGN_OR_RETURN(const config::StoreUrl store, context.store(file));
@@ -81,8 +89,10 @@ Result<void> serve(const Context& context, const ServeFlags& flags) {
     if (!ending.test_and_set()) loop.stop();
   };
   net::SignalWatch signals(loop, {SIGTERM, SIGINT, SIGHUP}, [&](int signal) {
+    if (ending.test()) return;
     if (signal == SIGHUP) {
-      reload(context, flags, file);
+      const auto reloaded = reload(context, flags, file, *server);
+      if (!reloaded) log::error("nothing reloaded: {}", reloaded.error().what);
     } else {
       end();
     }

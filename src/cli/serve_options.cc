@@ -126,27 +126,32 @@ Result<log::Level> log_level(const ServeFlags& flags, const config::Config& file
   return file.log_level.value_or(log::Level::info);
 }
 
+config::Config reloadable(const config::Config& before, const config::Config& after) {
+  config::Config taken = before;
+  taken.log_level = after.log_level;
+  taken.listen = after.listen;
+  taken.volumes = after.volumes;
+  taken.connections = after.connections;
+  taken.requests_per_connection = after.requests_per_connection;
+  taken.connection_in_flight_bytes = after.connection_in_flight_bytes;
+  taken.handshake_timeout_s = after.handshake_timeout_s;
+  taken.trash_retention_s = after.trash_retention_s;
+  return taken;
+}
+
 std::vector<std::string> fixed_changes(const config::Config& before, const config::Config& after) {
   std::vector<std::string> changes;
   const auto compare = [&](const char* key, const auto& old_value, const auto& new_value) {
     if (old_value != new_value) changes.emplace_back(key);
   };
   compare("store", before.store, after.store);
-  compare("listen", before.listen, after.listen);
-  compare("volumes", before.volumes, after.volumes);
   compare("control", before.control, after.control);
   compare("insecure", before.insecure, after.insecure);
   compare("tls", before.tls, after.tls);
   compare("read_only", before.read_only, after.read_only);
   compare("io_threads", before.io_threads, after.io_threads);
-  compare("limits.connections", before.connections, after.connections);
-  compare("limits.requests_per_connection", before.requests_per_connection, after.requests_per_connection);
-  compare("limits.connection_in_flight_bytes", before.connection_in_flight_bytes,
-          after.connection_in_flight_bytes);
   compare("limits.in_flight_bytes", before.in_flight_bytes, after.in_flight_bytes);
-  compare("limits.handshake_timeout_s", before.handshake_timeout_s, after.handshake_timeout_s);
   compare("memory.store_bytes", before.store_bytes, after.store_bytes);
-  compare("trash.retention_s", before.trash_retention_s, after.trash_retention_s);
   compare("fdb", before.fdb, after.fdb);
   return changes;
 }

@@ -45,7 +45,10 @@ Result<server::ServerOptions> server_options(const ServeFlags& flags, const conf
 
 Result<log::Level> log_level(const ServeFlags& flags, const config::Config& file);
 
-// The keys whose values differ and that a running server cannot take over.
+// `after` with the values of `before` for what a running server cannot take over.
+config::Config reloadable(const config::Config& before, const config::Config& after);
+
+// The keys of these, where the values differ.
 std::vector<std::string> fixed_changes(const config::Config& before, const config::Config& after);
 
 }  // namespace fdbnbd::cli

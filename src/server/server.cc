@@ -64,7 +64,8 @@ class RunningServer final : public Server, private control::StatusSource {
 
   Result<void> open();
 
-  std::vector<std::string> addresses() const override { return addresses_; }
+  std::vector<std::string> addresses() override { return run_at_home(addresses_at_home()); }
+  void reload(ServerOptions options, UniqueFunction<void(Result<void>)> on_done) override;
   Result<net::OwnedFd> connect_control() override;
   void serve_descriptors(int in, int out, UniqueFunction<void()> on_end) override;
   bool stop() override;
@@ -82,8 +83,13 @@ class RunningServer final : public Server, private control::StatusSource {
   Task<Result<net::Acceptors>> adopt_sockets();
   Task<Result<void>> open_store();
   Task<Result<void>> make_volume(config::VolumeSpec spec);
-  Task<Result<void>> make_volumes();
+  Task<Result<void>> make_volumes(std::vector<config::VolumeSpec> specs);
+  Task<Result<void>> make_first_volume();
   Task<Result<void>> start_serving(net::Acceptors acceptors);
+  Task<std::vector<std::string>> addresses_at_home();
+  Result<void> listen_at(const std::vector<net::Endpoint>& endpoints);
+  Task<Result<void>> take_over(ServerOptions options);
+  Task<void> reload_at_home(ServerOptions options, UniqueFunction<void(Result<void>)> on_done);
   std::unique_ptr<block::ExportRegistry> make_read_only_exports();
   Result<void> listen_for_control();
   Task<void> accept_control();
@@ -96,7 +102,6 @@ class RunningServer final : public Server, private control::StatusSource {
   const ServerOptions options_;
   const WallTime started_ = system_clock().wall_now();
   const MonotonicTime started_monotonic_ = system_clock().now();
-  std::vector<std::string> addresses_;
   std::unique_ptr<kv::Engine> engine_;
   std::vector<std::unique_ptr<net::IoThread>> threads_;
 
@@ -108,8 +113,15 @@ class RunningServer final : public Server, private control::StatusSource {
   std::unique_ptr<control::Service> service_;
   std::unique_ptr<control::ControlServer> control_;
   std::unique_ptr<net::Acceptor> control_acceptor_;
-  TaskScope tasks_;  // end when the server stops
-  TaskScope calls_;  // of run_at_home()
+  // Where this server listens by itself, and the addresses of each; the service manager's are not here.
+  struct Listening {
+    net::Endpoint endpoint;
+    std::vector<std::string> addresses;
+  };
+  std::vector<Listening> listening_;
+  bool is_activated_ = false;  // by sockets of the service manager
+  TaskScope tasks_;            // end when the server stops
+  TaskScope calls_;            // of run_at_home()
   std::promise<void> stopped_;
 };
 
@@ -139,7 +151,8 @@ Result<void> RunningServer::open() {
   }
   ASSIGN_OR_RETURN(engine_, open_engine(options_));
   RETURN_IF_ERROR(run_at_home(open_store()));
-  RETURN_IF_ERROR(run_at_home(make_volumes()));
+  RETURN_IF_ERROR(run_at_home(make_volumes(options_.volumes)));
+  RETURN_IF_ERROR(run_at_home(make_first_volume()));
   return run_at_home(start_serving(std::move(acceptors)));
 }
 
@@ -177,17 +190,20 @@ Task<Result<void>> RunningServer::make_volume(config::VolumeSpec spec) {
   volume::CreateOptions create;
   create.size_bytes = spec.size_bytes;
   auto made = co_await store_->create(spec.name, create);
-  if (made) co_return Result<void>();
+  if (made || made.error().code == Errc::exists) co_return Result<void>();  // somebody else was quicker
   made.error().what = fmt::format("cannot make the volume {}: {}", spec.name, made.error().what);
   co_return propagate(made);
 }
 
-Task<Result<void>> RunningServer::make_volumes() {
-  for (const auto& spec : options_.volumes) CO_RETURN_IF_ERROR(co_await make_volume(spec));
-  if (options_.first_volume) {
-    ASSIGN_OR_CO_RETURN(const auto volumes, co_await store_->list_volumes());
-    if (volumes.empty()) CO_RETURN_IF_ERROR(co_await make_volume(*options_.first_volume));
-  }
+Task<Result<void>> RunningServer::make_volumes(std::vector<config::VolumeSpec> specs) {
+  for (const auto& spec : specs) CO_RETURN_IF_ERROR(co_await make_volume(spec));
+  co_return Result<void>();
+}
+
+Task<Result<void>> RunningServer::make_first_volume() {
+  if (!options_.first_volume) co_return Result<void>();
+  ASSIGN_OR_CO_RETURN(const auto volumes, co_await store_->list_volumes());
+  if (volumes.empty()) CO_RETURN_IF_ERROR(co_await make_volume(*options_.first_volume));
   co_return Result<void>();
 }
 
@@ -205,22 +221,60 @@ Task<Result<void>> RunningServer::start_serving(net::Acceptors acceptors) {
   session_options.limits = options_.limits;
   sessions_ = std::make_unique<session::SessionServer>(home(), *exports, session_options);
   if (!options_.control_path.empty()) CO_RETURN_IF_ERROR(listen_for_control());
-  if (acceptors.empty()) {
-    for (const net::Endpoint& endpoint : options_.listen) {
-      ASSIGN_OR_CO_RETURN(net::Acceptors more,
-                          net::listen(home(), endpoint, {.allow_remote = options_.allow_remote}));
-      std::move(more.begin(), more.end(), std::back_inserter(acceptors));
-    }
-  }
-  for (auto& acceptor : acceptors) {
-    addresses_.push_back(acceptor->address());
-    sessions_->serve(std::move(acceptor));
-  }
+  is_activated_ = !acceptors.empty();
+  for (auto& acceptor : acceptors) sessions_->serve(std::move(acceptor));
+  if (!is_activated_) CO_RETURN_IF_ERROR(listen_at(options_.listen));
   if (options_.takeover == volume::Takeover::handover) {
     ASSIGN_OR_CO_RETURN(const uint32_t taken_count, co_await store_->take_over_held());
     log::info("{} volumes taken over", taken_count);
   }
   co_return Result<void>();
+}
+
+Task<std::vector<std::string>> RunningServer::addresses_at_home() {
+  co_return sessions_->addresses();
+}
+
+// All of `endpoints` and nowhere else, or, on an error, where it was.
+Result<void> RunningServer::listen_at(const std::vector<net::Endpoint>& endpoints) {
+  std::vector<Listening> added;
+  net::Acceptors acceptors;
+  for (const net::Endpoint& endpoint : endpoints) {
+    const auto is_here = [&](const Listening& one) { return one.endpoint == endpoint; };
+    if (std::ranges::any_of(listening_, is_here)) continue;
+    ASSIGN_OR_RETURN(net::Acceptors more,
+                     net::listen(home(), endpoint, {.allow_remote = options_.allow_remote}));
+    added.push_back({endpoint, {}});
+    for (auto& acceptor : more) {
+      added.back().addresses.push_back(acceptor->address());
+      acceptors.push_back(std::move(acceptor));
+    }
+  }
+  std::erase_if(listening_, [&](const Listening& one) {
+    if (std::ranges::find(endpoints, one.endpoint) != endpoints.end()) return false;
+    for (const std::string& address : one.addresses) sessions_->stop_accepting(address);
+    return true;
+  });
+  std::ranges::move(added, std::back_inserter(listening_));
+  for (auto& acceptor : acceptors) sessions_->serve(std::move(acceptor));
+  return {};
+}
+
+void RunningServer::reload(ServerOptions options, UniqueFunction<void(Result<void>)> on_done) {
+  post(home(), [this, options = std::move(options), on_done = std::move(on_done)]() mutable {
+    tasks_.spawn(reload_at_home(std::move(options), std::move(on_done)));
+  });
+}
+
+Task<void> RunningServer::reload_at_home(ServerOptions options, UniqueFunction<void(Result<void>)> on_done) {
+  on_done(co_await take_over(std::move(options)));
+}
+
+Task<Result<void>> RunningServer::take_over(ServerOptions options) {
+  if (!is_activated_) CO_RETURN_IF_ERROR(listen_at(options.listen));
+  sessions_->set_limits(options.limits);
+  store_->set_trash_retention(options.trash_retention);
+  co_return co_await make_volumes(std::move(options.volumes));
 }
 
 // Where others may write meanwhile, volumes are read as they are in the store; an embedded store is ours
@@ -306,7 +360,7 @@ control::StatusReply RunningServer::status() {
           .uptime_s = static_cast<uint64_t>(
               std::chrono::duration_cast<std::chrono::seconds>(system_clock().now() - started_monotonic_)
                   .count()),
-          .listen = addresses_,
+          .listen = sessions_->addresses(),
           .control = options_.control_path,
           .volumes_count = 0,
           .volumes_open_count = 0,

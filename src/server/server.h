@@ -70,7 +70,13 @@ class Server {
   virtual ~Server() = default;
 
   // The addresses in use, as --listen takes them.
-  virtual std::vector<std::string> addresses() const = 0;
+  virtual std::vector<std::string> addresses() = 0;
+
+  // Takes over what can change while clients are connected: where it listens (unless the service manager has
+  // passed the sockets), how long removed volumes are kept, and the limits of connections and of what each
+  // may have in flight. Makes the volumes that are not there. All else of `options` is left alone. `on_done`
+  // is called on a thread of the server; where it listens stays as it was on an error.
+  virtual void reload(ServerOptions options, UniqueFunction<void(Result<void>)> on_done) = 0;
 
   // A new control connection to this server.
   virtual Result<net::OwnedFd> connect_control() = 0;

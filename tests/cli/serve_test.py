@@ -16,6 +16,7 @@ from cli_lib import Server, main, test
 
 @test
 def second_server_on_a_store_is_told_who_holds_it():
+    requires_embedded_store()
     with Server(volumes={"disk": MiB}, store="rocksdb:DIR") as server:
         line = error_of("serve", "--listen", "tcp://127.0.0.1:0", store=server.store, status=5)
         expect_words(line, f"pid {server.process.pid}", server.store.split(":", 1)[1])
@@ -25,6 +26,7 @@ def second_server_on_a_store_is_told_who_holds_it():
 
 @test
 def control_socket_is_for_the_owner_alone_and_goes_with_the_server():
+    requires_embedded_store()
     with Server(volumes={}, store="rocksdb:DIR") as server:
         path = server.store.split(":", 1)[1] + "/control.sock"
         expect_equal("mode", stat.filemode(os.stat(path).st_mode), "srw-------")
@@ -41,6 +43,7 @@ def control_socket_is_for_the_owner_alone_and_goes_with_the_server():
 @test
 def verbs_work_while_servers_come_and_go():
     """A command that looks while a server starts or stops waits for it; it never fails for that."""
+    requires_embedded_store()
     with tempfile.TemporaryDirectory(prefix="fdb-nbd-test-") as directory:
         store = f"rocksdb:{directory}/store"
         fdb_nbd("create", "disk", "1M", store=store)
@@ -118,6 +121,7 @@ def what_serve_cannot_do_is_refused_with_a_reason():
 
 @test
 def store_that_cannot_be_written_is_refused():
+    requires_embedded_store()
     if os.geteuid() == 0:
         requires("setpriv")
     with tempfile.TemporaryDirectory(prefix="fdb-nbd-test-") as directory:
@@ -148,21 +152,68 @@ def reload_takes_the_log_level_and_names_what_it_cannot_take():
         try:
             with Server(volumes={"disk": MiB}) as server:
                 with open(config, "w") as file:
-                    file.write('log_level = "info"\nio_threads = 3\n')
-                server.process.send_signal(signal.SIGHUP)
-                eventually("the reload", lambda: "configuration reloaded" in server.log_tail())
-                expect_words(server.log_tail(), "io_threads changes at the next start only")
-                with open(config, "w") as file:
-                    file.write("nonsense = 1\n")
-                server.process.send_signal(signal.SIGHUP)
-                eventually("the error", lambda: 'unknown key "nonsense"' in server.log_tail())
+                    file.write('log_level = "info"\nio_threads = 3\nread_only = true\n')
+                for times in (1, 2):
+                    server.process.send_signal(signal.SIGHUP)
+                    eventually("the reload", lambda: server.log_tail().count("configuration reloaded") == times)
+                    expect_equal("lines", server.log_tail().count("changed at the next start only: read_only, io_threads\n"), times)
+                for text, words in (("nonsense = 1\n", 'unknown key "nonsense"'), ('[limits]\nconnection_in_flight_bytes = "1M"\n', "32 MiB")):
+                    with open(config, "w") as file:
+                        file.write(text)
+                    server.process.send_signal(signal.SIGHUP)
+                    eventually("the error", lambda: words in server.log_tail())
+                    expect_words(server.log_tail(), "nothing reloaded")
                 server.check_serves()
         finally:
             del os.environ["FDB_NBD_CONFIG"]
 
 
+@test(limit=120)
+def reload_changes_what_it_can_and_no_client_notices():
+    with tempfile.TemporaryDirectory(prefix="fdb-nbd-test-") as directory:
+        config, first, second = (f"{directory}/{name}" for name in ("c.toml", "first.sock", "second.sock"))
+
+        def configure(text):
+            with open(config, "w") as file:
+                file.write(text)
+
+        def reload_is(words):
+            count = server.log_tail(100).count(words)
+            server.process.send_signal(signal.SIGHUP)
+            eventually("the reload", lambda: server.log_tail(100).count(words) > count)
+
+        configure(f'listen = "unix:{first}"\n')
+        with Server(volumes={"disk": MiB}, store="rocksdb:DIR", tcp=False, unix=False, args=["--config", config]) as server:
+            store = server.held_store
+            eventually("the server listens", lambda: os.path.exists(first))
+            server.socket_path, server.unix = first, True
+            wire = server.session("disk")
+            wire.write(0, b"a" * 4096)
+            expect_equal("listen", json_of("status", store=store)["listen"], [f"unix:{first}"])
+            configure(f'listen = "unix:{second}"\nvolumes = ["more=1M"]\n\n[limits]\nconnections = 2\n\n[trash]\nretention_s = 5\n')
+            reload_is("configuration reloaded")
+            expect_equal("listen", json_of("status", store=store)["listen"], [f"unix:{second}"])
+            expect("the first socket", not os.path.exists(first), "gone", first)
+            expect_equal("volumes", fdb_nbd("ls", "--names", store=store).stdout, "disk\nmore\n")
+            server.socket_path = second
+            with server.session("more") as other:
+                with server.connect() as one_too_many:
+                    one_too_many.expect_closed("one connection more")
+                other.disconnect()
+            fdb_nbd("rm", "more", store=store)
+            eventually("the trash is purged", lambda: json_of("trash", "ls", store=store)["volumes"] == [], within=20)
+            configure(f'listen = ["unix:{second}", "unix:{directory}/none/x.sock"]\n')
+            reload_is("not all of the configuration reloaded")
+            expect_words(server.log_tail(), f"{directory}/none")
+            expect_equal("listen", json_of("status", store=store)["listen"], [f"unix:{second}"])
+            expect_equal("what is read", wire.read(0, 4096), b"a" * 4096)
+            wire.disconnect()
+            server.check_serves()
+
+
 @test
 def configuration_file_sets_what_flags_do_not():
+    requires_embedded_store()
     with tempfile.TemporaryDirectory(prefix="fdb-nbd-test-") as directory:
         config = f"{directory}/c.toml"
         with open(config, "w") as file:
@@ -198,7 +249,7 @@ def service_manager_hears_of_ready_and_stopping():
 @test
 def hostile_control_clients_hurt_nobody():
     with Server(volumes={"disk": MiB}, store="rocksdb:DIR") as server:
-        path = server.store.split(":", 1)[1] + "/control.sock"
+        path = server.control_path
 
         def connect():
             control = socket.socket(socket.AF_UNIX)
@@ -222,11 +273,11 @@ def hostile_control_clients_hurt_nobody():
         idle = [connect() for _ in range(64)]
         with connect() as one_more:
             expect("the answer to one more", b'"busy"' in one_more.recv(65536), "busy", "")
-        expect_words(error_of("ls", store=server.store, status=5), "too many")
+        expect_words(error_of("ls", store=server.held_store, status=5), "too many")
         server.check_serves()
         for control in idle:
             control.close()
-        eventually("ls once they are gone", lambda: fdb_nbd("ls", store=server.store, status=None).returncode == 0)
+        eventually("ls once they are gone", lambda: fdb_nbd("ls", store=server.held_store, status=None).returncode == 0)
         for _ in range(20):
             with connect() as control:
                 control.sendall(b'{"verb":"check"}\n{"verb":"nbd"}\n')

@@ -150,7 +150,8 @@ def cluster_store():
 class Server:
     """A server process with its own directory. As a context manager it ends with the block.
 
-    store: a URL; DIR in it is the directory. "memory:" and "rocksdb:DIR" are a store of its own in the cluster where there is one.
+    store: a URL; DIR in it is the directory. "memory:" and "rocksdb:DIR" are a store of its own in the cluster where there is one. There a tool that
+    is given the URL works beside the server; `held_store` is the URL that leads to the server itself.
     volumes: name -> size in bytes. args: further arguments of `serve`. directory: use this one and keep it.
     """
 
@@ -164,6 +165,7 @@ class Server:
         self.is_in_cluster = bool(CLUSTER_FILE) and not PEER and store in ("memory:", "rocksdb:DIR")
         self.store = cluster_store() if self.is_in_cluster else store.replace("DIR", os.path.join(self.directory, "store"))
         self.args = list(args)
+        self.has_control_of_its_own = self.is_in_cluster and "--control" not in self.args
         self.socket_path = os.path.join(self.directory, "nbd.sock")
         self.log_path = os.path.join(self.directory, "log")
         self.tcp, self.unix, self.read_only = tcp, unix, read_only
@@ -200,7 +202,17 @@ class Server:
             out += ["--volume", f"{name}={size}"]
         # So that a server that takes over from one that was killed waits a second and no longer.
         lease = ["--lease", "1"] if self.is_in_cluster and "--lease" not in self.args else []
-        return out + lease + (["--read-only"] if self.read_only else []) + self.args
+        control = ["--control", self.control_path] if self.has_control_of_its_own else []
+        return out + lease + control + (["--read-only"] if self.read_only else []) + self.args
+
+    @property
+    def control_path(self):
+        """Of the socket, where `args` name no other."""
+        return os.path.join(self.directory, "control.sock") if self.is_in_cluster else self.store.split(":", 1)[1] + "/control.sock"
+
+    @property
+    def held_store(self):
+        return f"control:{self.control_path}" if self.has_control_of_its_own else self.store
 
     def peer_command(self):
         if len(self.volumes) != 1 or self.args:
