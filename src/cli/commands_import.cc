@@ -206,7 +206,8 @@ class Import {
     } else {
       ASSIGN_OR_RETURN(NbdDisk disk, open_disk(access_, volume));
       if (disk.read_only()) return fail(Errc::read_only, fmt::format("volume {} is read-only", volume));
-      const ImportOptions options{.volume_is_blank = volume_is_blank};
+      const ImportOptions options{.volume_is_blank = volume_is_blank,
+                                  .source_name = source_.name == "-" ? std::string("stdin") : source_.name};
       ASSIGN_OR_RETURN(copied_bytes,
                        source_.legacy_disk
                            ? import_bytes(*source_.legacy_disk, *source_.size_bytes, disk, options, display_)

@@ -104,7 +104,11 @@ void add_export(CLI::App& app, Context& context) {
       Target target(*arguments);
       RETURN_IF_ERROR(target.open(disk.size_bytes()));
       ProgressDisplay display("Exporting " + arguments->volume, context.shows_bar());
-      RETURN_IF_ERROR(export_bytes(disk, target.fd(), {.leave_holes = target.leave_holes()}, display));
+      RETURN_IF_ERROR(
+          export_bytes(disk, target.fd(),
+                       {.leave_holes = target.leave_holes(),
+                        .target_name = arguments->file == "-" ? std::string("stdout") : arguments->file},
+                       display));
       return target.finish();
     };
   });

@@ -56,7 +56,7 @@ class StreamTarget {
   Result<std::optional<backup::StreamWriter>> resume(const backup::StreamHeader& header) {
     backup::StreamState good;
     if (opened_ && header.to) {
-      StreamFile input(fd_);
+      StreamFile input(fd_, partial_path_, nullptr);
       backup::StreamReader reader(input);
       const auto found = reader.read_header();
       if (found && *found == header) {

@@ -38,7 +38,7 @@ class ImportDiff {
   ImportDiff(const Context& context, StoreAccess access, const ImportDiffArguments& arguments, int fd)
       : context_(context),
         access_(std::move(access)),
-        input_(fd),
+        input_(fd, arguments.file == "-" ? "stdin" : arguments.file, &display_),
         reader_(input_),
         display_("Importing into " + arguments.volume, context.shows_bar()) {
     import_.volume = arguments.volume;

@@ -63,7 +63,7 @@ int run(int argc, char** argv) {
   app.add_flag("--no-progress", no_progress, "No progress bar, even on a terminal");
   app.footer(
       "Exit status: 0 done, 1 failed, 2 usage, 3 not found, 4 exists, 5 busy, 6 fenced,\n"
-      "7 store unreachable, 8 no space, 9 corruption found, 10 differs.");
+      "7 store unreachable, 8 no space or quota, 9 corruption found, 10 differs.");
   add_serve_command(app, context);
   add_volume_commands(app, context);
   add_trash_commands(app, context);

@@ -67,6 +67,8 @@ ProgressDisplay::~ProgressDisplay() {
 }
 
 void ProgressDisplay::update(uint64_t done_bytes, uint64_t total_bytes) {
+  done_bytes_ = done_bytes;
+  total_bytes_ = total_bytes;
   const MonotonicTime now = clock_.now();
   if (progress_wanted.exchange(false)) {
     finish();

@@ -28,6 +28,9 @@ class ProgressDisplay {
   // total_bytes 0: not known.
   void update(uint64_t done_bytes, uint64_t total_bytes);
 
+  // The same as last time: for who waits, and was woken by a signal.
+  void update_again() { update(done_bytes_, total_bytes_); }
+
   // Takes the bar away; before anything else is written to stderr.
   void finish();
 
@@ -39,6 +42,8 @@ class ProgressDisplay {
   const Clock& clock_;
   const MonotonicTime started_;
   std::optional<MonotonicTime> last_drawn_;
+  uint64_t done_bytes_ = 0;
+  uint64_t total_bytes_ = 0;
 };
 
 // "[#####.....]  50.0%".

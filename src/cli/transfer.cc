@@ -1,6 +1,7 @@
 #include "cli/transfer.h"
 
 #include <fmt/core.h>
+#include <poll.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -14,6 +15,7 @@
 #include <vector>
 
 #include "base/limits.h"
+#include "cli/progress.h"
 
 namespace fdbnbd::cli {
 
@@ -25,45 +27,39 @@ using limits::kTransferRequestsInFlight;
 // Zeroes are looked for in pieces of this size: smaller than most volumes' blocks would only make requests.
 constexpr uint64_t kZeroPieceBytes = 4 * limits::kKiB;
 
+// How often who waits for a pipe looks whether progress is asked for.
+constexpr int kWaitMs = 200;
+
 using Memory = std::shared_ptr<std::vector<std::byte>>;
 
-tl::unexpected<Error> system_error(std::string_view what) {
+tl::unexpected<Error> system_error(std::string_view doing, const std::string& name) {
   const int error = errno;
   return fail(error == ENOSPC || error == EDQUOT ? Errc::no_space
               : error == EPIPE                   ? Errc::peer_gone
                                                  : Errc::io,
-              fmt::format("{}: {}", what, std::strerror(error)));
-}
-
-Result<size_t> read_fully(int fd, MutableByteView into) {
-  size_t filled = 0;
-  while (filled < into.size()) {
-    RETURN_IF_ERROR(check_interrupt());
-    const ssize_t count = ::read(fd, into.data() + filled, into.size() - filled);
-    if (count < 0 && errno == EINTR) continue;
-    if (count < 0) return system_error("cannot read the data to import");
-    if (count == 0) break;
-    filled += static_cast<size_t>(count);
-  }
-  return filled;
+              fmt::format("cannot {} {}: {}", doing, name, std::strerror(error)));
 }
 
 class PipeSource final : public ByteSource {
  public:
-  explicit PipeSource(int fd) : fd_(fd) {}
+  PipeSource(int fd, std::string name, ProgressDisplay& display)
+      : fd_(fd), name_(std::move(name)), display_(display) {}
 
   Result<Stretch> next(MutableByteView into) override {
-    ASSIGN_OR_RETURN(const size_t count, read_fully(fd_, into));
-    return Stretch{.length_bytes = count, .is_hole = false};
+    ASSIGN_OR_RETURN(const size_t filled, read_fully(fd_, into, name_, &display_));
+    return Stretch{.length_bytes = filled, .is_hole = false};
   }
 
  private:
   const int fd_;
+  const std::string name_;
+  ProgressDisplay& display_;
 };
 
 class FileSource final : public ByteSource {
  public:
-  FileSource(int fd, uint64_t size_bytes) : fd_(fd), size_bytes_(size_bytes) {}
+  FileSource(int fd, std::string name, uint64_t size_bytes)
+      : fd_(fd), name_(std::move(name)), size_bytes_(size_bytes) {}
 
   Result<Stretch> next(MutableByteView into) override {
     RETURN_IF_ERROR(check_interrupt());
@@ -79,8 +75,8 @@ class FileSource final : public ByteSource {
       const ssize_t count =
           ::pread(fd_, into.data() + filled, wanted - filled, static_cast<off_t>(offset_bytes_ + filled));
       if (count < 0 && errno == EINTR) continue;
-      if (count < 0) return system_error("cannot read the data to import");
-      if (count == 0) return fail(Errc::io, "the file became shorter while it was read");
+      if (count < 0) return system_error("read", name_);
+      if (count == 0) return fail(Errc::io, fmt::format("{} became shorter while it was read", name_));
       filled += static_cast<size_t>(count);
     }
     offset_bytes_ += wanted;
@@ -103,6 +99,7 @@ class FileSource final : public ByteSource {
   }
 
   const int fd_;
+  const std::string name_;
   const uint64_t size_bytes_;
   uint64_t offset_bytes_ = 0;
   uint64_t data_end_bytes_ = 0;
@@ -251,7 +248,7 @@ class Exporter {
       const ssize_t count = options_.leave_holes ? ::pwrite(fd_, rest.data(), rest.size(), at)
                                                  : ::write(fd_, rest.data(), rest.size());
       if (count < 0 && errno == EINTR) continue;
-      if (count < 0) return system_error("cannot write the data");
+      if (count < 0) return system_error("write", options_.target_name);
       rest = rest.subspan(static_cast<size_t>(count));
       at += count;
     }
@@ -287,6 +284,25 @@ Result<void> check_interrupt() {
   return {};
 }
 
+Result<size_t> read_fully(int fd, MutableByteView into, const std::string& name, ProgressDisplay* display) {
+  size_t filled = 0;
+  while (filled < into.size()) {
+    RETURN_IF_ERROR(check_interrupt());
+    pollfd readable{.fd = fd, .events = POLLIN, .revents = 0};
+    const int ready = ::poll(&readable, 1, kWaitMs);
+    if (ready == 0 || (ready < 0 && errno == EINTR)) {
+      if (display != nullptr) display->update_again();
+      continue;
+    }
+    const ssize_t count = ::read(fd, into.data() + filled, into.size() - filled);
+    if (count < 0 && errno == EINTR) continue;
+    if (count < 0) return system_error("read", name);
+    if (count == 0) break;
+    filled += static_cast<size_t>(count);
+  }
+  return filled;
+}
+
 Result<uint64_t> import_bytes(ByteSource& source, uint64_t total_bytes, NbdDisk& disk, ImportOptions options,
                               ProgressDisplay& display) {
   return Importer(disk, options, display).run(source, total_bytes);
@@ -294,14 +310,14 @@ Result<uint64_t> import_bytes(ByteSource& source, uint64_t total_bytes, NbdDisk&
 
 Result<uint64_t> import_bytes(int fd, NbdDisk& disk, ImportOptions options, ProgressDisplay& display) {
   struct stat status{};
-  if (::fstat(fd, &status) != 0) return system_error("cannot read the data to import");
+  if (::fstat(fd, &status) != 0) return system_error("read", options.source_name);
   if (S_ISREG(status.st_mode) || S_ISBLK(status.st_mode)) {
     const off_t end = ::lseek(fd, 0, SEEK_END);
-    if (end < 0) return system_error("cannot read the data to import");
-    FileSource source(fd, static_cast<uint64_t>(end));
+    if (end < 0) return system_error("read", options.source_name);
+    FileSource source(fd, options.source_name, static_cast<uint64_t>(end));
     return import_bytes(source, static_cast<uint64_t>(end), disk, options, display);
   }
-  PipeSource source(fd);
+  PipeSource source(fd, options.source_name, display);
   return import_bytes(source, 0, disk, options, display);
 }
 

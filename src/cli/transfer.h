@@ -23,6 +23,7 @@ tl::unexpected<Error> file_error(std::string_view doing, const std::string& path
 struct ImportOptions {
   // Whether the volume reads as zeroes everywhere now, so that zeroes need not be written.
   bool volume_is_blank = false;
+  std::string source_name;  // for messages
 };
 
 // Where the bytes of an import come from: stretches in order, without gaps.
@@ -41,6 +42,10 @@ class ByteSource {
 // Errc::cancelled after an interrupt.
 Result<void> check_interrupt();
 
+// Fills `into` from a file or a pipe, called `name` in messages, or as much of it as there is before the end.
+// `display`, where there is one, is updated also while nothing comes.
+Result<size_t> read_fully(int fd, MutableByteView into, const std::string& name, ProgressDisplay* display);
+
 // Copies what `source` has to the beginning of the volume, and flushes. Returns how many bytes there were.
 // no_space where they are more than the volume has. `total_bytes` is for the display; 0: not known.
 Result<uint64_t> import_bytes(ByteSource& source, uint64_t total_bytes, NbdDisk& disk, ImportOptions options,
@@ -53,6 +58,7 @@ Result<uint64_t> import_bytes(int fd, NbdDisk& disk, ImportOptions options, Prog
 struct ExportOptions {
   // Whether `fd` can seek and reads as zeroes where nothing is written, so that holes are left out.
   bool leave_holes = false;
+  std::string target_name;  // for messages
 };
 
 // Copies the whole volume to `fd`.

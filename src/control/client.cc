@@ -1,6 +1,7 @@
 #include "control/client.h"
 
 #include <fmt/core.h>
+#include <poll.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 
@@ -16,6 +17,7 @@ namespace fdbnbd::control {
 namespace {
 
 constexpr size_t kReceiveBytes = 64 * limits::kKiB;
+constexpr int kWaitMs = 200;
 
 tl::unexpected<Error> server_gone() {
   return fail(Errc::peer_gone, "the server went away before it answered");
@@ -40,11 +42,14 @@ Result<std::string> Client::call(const Request& request, FunctionRef<void(Progre
     if (count < 0) break;
     rest.remove_prefix(static_cast<size_t>(count));
   }
+  ProgressReport told;
+  const auto tell_again = [&] { on_progress(told); };
   while (true) {
-    ASSIGN_OR_RETURN(const std::string answer, read_line(receive_bytes));
+    ASSIGN_OR_RETURN(const std::string answer, read_line(receive_bytes, tell_again));
     ASSIGN_OR_RETURN(ServerMessage message, decode_server_message(answer));
     if (const auto* progress = std::get_if<ProgressReport>(&message)) {
-      on_progress(*progress);
+      told = *progress;
+      on_progress(told);
     } else if (auto* error = std::get_if<Error>(&message)) {
       return tl::unexpected(std::move(*error));
     } else {
@@ -63,10 +68,16 @@ Result<net::OwnedFd> Client::start_nbd() && {
   return std::move(socket_);
 }
 
-Result<std::string> Client::read_line(size_t receive_bytes) {
+Result<std::string> Client::read_line(size_t receive_bytes, FunctionRef<void()> on_wait) {
   std::array<char, kReceiveBytes> bytes{};
   while (true) {
     if (auto line = lines_.next()) return std::move(*line);
+    pollfd readable{.fd = socket_.get(), .events = POLLIN, .revents = 0};
+    const int ready = ::poll(&readable, 1, kWaitMs);
+    if (ready == 0 || (ready < 0 && errno == EINTR)) {
+      on_wait();
+      continue;
+    }
     const ssize_t count = ::recv(socket_.get(), bytes.data(), receive_bytes, 0);
     if (count < 0 && errno == EINTR) continue;
     if (count <= 0) return server_gone();

@@ -17,7 +17,8 @@ class Client {
   explicit Client(net::OwnedFd socket);
 
   // Asks and waits for the answer: the result's JSON, or the server's error. peer_gone where the server went
-  // away before it answered: what it did of the request is not known.
+  // away before it answered: what it did of the request is not known. `on_progress` hears of what was told
+  // last a few times a second, and after each signal, also where nothing new has come.
   Result<std::string> call(const Request& request, FunctionRef<void(ProgressReport)> on_progress);
   Result<std::string> call(const Request& request);
 
@@ -28,7 +29,7 @@ class Client {
   // Sends, and reads `receive_bytes` at a time until the answer.
   Result<std::string> call(const Request& request, FunctionRef<void(ProgressReport)> on_progress,
                            size_t receive_bytes);
-  Result<std::string> read_line(size_t receive_bytes);
+  Result<std::string> read_line(size_t receive_bytes, FunctionRef<void()> on_wait);
 
   net::OwnedFd socket_;
   LineBuffer lines_;

@@ -113,15 +113,15 @@ def import_into_a_volume_writes_over_it():
                     wire.write(offset, old[offset:offset + 4 * MiB])
                 wire.disconnect()
             image = sparse_image(f"{directory}/image", 22 * MiB)
-            fdb_nbd("import", image, "disk", "--into", store=server.store)
-            fdb_nbd("export", "disk", f"{directory}/out", store=server.store)
+            fdb_nbd("import", image, "disk", "--into", store=server.held_store)
+            fdb_nbd("export", "disk", f"{directory}/out", store=server.held_store)
             expect_file(f"{directory}/out", padded(image) + old[22 * MiB:])
             too_large = sparse_image(f"{directory}/too large", 25 * MiB)
-            expect_words(error_of("import", too_large, "disk", "--into", store=server.store, status=2), "disk", "resize")
+            expect_words(error_of("import", too_large, "disk", "--into", store=server.held_store, status=2), "disk", "resize")
             with open(too_large, "rb") as file:
-                done = tool(PROGRAM, "--store", server.store, "import", "-", "disk", "--into", data=file.read(), status=8)
+                done = tool(PROGRAM, "--store", server.held_store, "import", "-", "disk", "--into", data=file.read(), status=8)
             expect_words(done.stderr, "larger than the volume")
-            error_of("import", image, "nope", "--into", store=server.store, status=3)
+            error_of("import", image, "nope", "--into", store=server.held_store, status=3)
 
 
 @test
@@ -182,7 +182,7 @@ def export_refuses_to_write_over_anything_unless_forced():
         expect_file(f"{directory}/empty", padded(image))
         error_of("export", "nope", f"{directory}/new", store=store, status=3)
         expect_words(error_of("export", "disk", f"{directory}/none/new", store=store, status=3), f"{directory}/none/new")
-        expect_words(tool(PROGRAM, "--store", store, "export", "disk", "/dev/full", status=8).stderr, "No space")
+        expect_words(tool(PROGRAM, "--store", store, "export", "disk", "/dev/full", status=8).stderr, "/dev/full", "No space")
         expect_equal("files", sorted(os.listdir(directory)), ["empty", "image", "precious"])
 
 
@@ -204,6 +204,8 @@ def progress_is_told_at_sigusr1():
             process.stdin.flush()
             eventually("the import has begun", lambda: "a.importing" in fdb_nbd("ls", "--names", store=store).stdout)
             process.send_signal(signal.SIGUSR1)
+            expect_words(process.stderr.readline().decode(), "Importing -: ", "/s\n")   # while it waits for more
+            process.send_signal(signal.SIGUSR1)
             process.stdin.write(pattern(4 * MiB, 1))
             process.stdin.close()
             expect_equal("exit status", process.wait(20), 0)
@@ -211,14 +213,38 @@ def progress_is_told_at_sigusr1():
 
 
 @test
+def a_terminal_gets_a_bar_that_goes_away():
+    with served_store() as store, tempfile.TemporaryDirectory(prefix="fdb-nbd-test-") as directory:
+        image = sparse_image(f"{directory}/image", 64 * MiB)
+        for options, is_drawn in (((), True), (("--no-progress",), False)):
+            terminal, end = os.openpty()
+            done = subprocess.run([PROGRAM, "--store", store, *options, "import", image, f"disk {is_drawn}"], stderr=end, stdout=subprocess.PIPE, check=True)
+            os.close(end)
+            drawn = b""
+            while True:
+                try:
+                    part = os.read(terminal, 65536)
+                except OSError:   # all has been read
+                    break
+                drawn += part
+            os.close(terminal)
+            expect_equal("standard output", done.stdout, b"")
+            if is_drawn:
+                expect_words(drawn.decode(), "Importing ", "[", "%", "/s")
+                expect("the end", drawn.endswith(b"\r\x1b[K"), "an empty line", drawn[-40:])
+            else:
+                expect_equal("what is drawn", drawn, b"")
+
+
+@test
 def bench_measures_and_writes_only_when_told_to():
     with Server(volumes={"disk": 4 * MiB}, store="rocksdb:DIR") as server:
-        expect_words(error_of("bench", "disk", "--load", "randwrite", store=server.store, status=2), "destroys", "--write")
-        error_of("bench", "disk", "--load", "stroll", store=server.store, status=2)
-        error_of("bench", "disk", "--request-size", "33M", store=server.store, status=2)
-        error_of("bench", "disk", "--request-size", "8M", store=server.store, status=2)
-        expect_equal("used", json_of("info", "disk", store=server.store)["used_bytes"], 0)
-        result = json_of("bench", "disk", "--seconds", "1", "--write", "--depth", "4", store=server.store)
+        expect_words(error_of("bench", "disk", "--load", "randwrite", store=server.held_store, status=2), "destroys", "--write")
+        error_of("bench", "disk", "--load", "stroll", store=server.held_store, status=2)
+        error_of("bench", "disk", "--request-size", "33M", store=server.held_store, status=2)
+        error_of("bench", "disk", "--request-size", "8M", store=server.held_store, status=2)
+        expect_equal("used", json_of("info", "disk", store=server.held_store)["used_bytes"], 0)
+        result = json_of("bench", "disk", "--seconds", "1", "--write", "--depth", "4", store=server.held_store)
         expect_types("the result", result, {"volume": str, "request_bytes": int, "depth": int, "loads": list})
         expect_equal("loads", [load["load"] for load in result["loads"]], ["write", "randwrite", "read", "randread"])
         for load in result["loads"]:
@@ -226,8 +252,8 @@ def bench_measures_and_writes_only_when_told_to():
                                           "p99_us": float})
             expect("requests", load["requests"] > 0 and load["p50_us"] <= load["p99_us"], "some", load)
             expect("IOPS", abs(load["iops"] * load["seconds"] - load["requests"]) < 1, "requests by seconds", load)
-        expect("used", json_of("info", "disk", store=server.store)["used_bytes"] > 0, "some", 0)
-        expect_words(fdb_nbd("bench", "disk", "--seconds", "1", "--load", "randread", store=server.store).stdout, "IOPS", "P99", "randread")
+        expect("used", json_of("info", "disk", store=server.held_store)["used_bytes"] > 0, "some", 0)
+        expect_words(fdb_nbd("bench", "disk", "--seconds", "1", "--load", "randread", store=server.held_store).stdout, "IOPS", "P99", "randread")
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@
 import json
 import os
 import re
+import signal
 import socket
 import subprocess
 import tempfile
@@ -262,9 +263,38 @@ def check_of_a_sound_store_finds_nothing():
         report = json_of("check", store=server.store)
         expect_types("the report", report, {"volumes_count": int, "blocks_count": int, "findings_count": int, "mended_count": int, "findings": list})
         expect_equal("the report", report, {"volumes_count": 1, "blocks_count": 256, "findings_count": 0, "mended_count": 0, "findings": []})
-        expect_words(fdb_nbd("check", "disk", store=server.store).stdout, "all is well")
-        expect_words(fdb_nbd("check", "--repair", store=server.store).stdout, "all is well\n")
-        error_of("check", "disk", "--repair", store=server.store, status=2)
+        expect_words(fdb_nbd("check", "disk", store=server.held_store).stdout, "all is well")
+        expect_words(fdb_nbd("check", "--repair", store=server.held_store).stdout, "all is well\n")
+        error_of("check", "disk", "--repair", store=server.held_store, status=2)
+
+
+@test
+def progress_of_a_server_is_told_at_sigusr1_also_while_it_says_nothing():
+    """The server is this test, which is as slow as it wants to be."""
+    with tempfile.TemporaryDirectory(prefix="fdb-nbd-test-") as directory, socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(f"{directory}/sock")
+        listener.listen()
+        with subprocess.Popen([PROGRAM, "--store", f"control:{directory}/sock", "check"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+            control, _ = listener.accept()
+            with control, control.makefile("rw") as lines:
+                def say(**message):
+                    lines.write(json.dumps(message) + "\n")
+                    lines.flush()
+
+                def progress():
+                    process.send_signal(signal.SIGUSR1)
+                    return process.stderr.readline()
+
+                lines.readline()
+                say(result={"schema": 1, "pid": 1, "version": "0", "store": "memory:"})
+                expect_equal("the request", json.loads(lines.readline())["verb"], "check")
+                expect_words(progress(), "Checking: 0 B")
+                say(progress={"done_bytes": MiB, "total_bytes": 4 * MiB})
+                eventually("the progress", lambda: "Checking: 1 MiB of 4 MiB, " in progress())
+                expect_words(progress(), "Checking: 1 MiB of 4 MiB, ")
+                say(result={"schema": 1, "volumes_count": 1, "blocks_count": 2, "findings_count": 0, "mended_count": 0, "findings": []})
+                expect_equal("exit status", process.wait(20), 0)
+                expect_equal("what it says", process.stdout.read(), "1 volumes, 2 blocks: all is well\n")
 
 
 @test
