@@ -6,7 +6,6 @@
 #include <set>
 #include <string>
 
-#include "cli/completion.h"
 #include "cli/exit_status.h"
 #include "cli/load.h"
 #include "cli/output.h"
@@ -18,7 +17,6 @@ namespace fdbnbd::cli {
 namespace {
 
 using ::testing::ElementsAre;
-using ::testing::HasSubstr;
 
 TEST(ExitStatus, EveryErrorHasTheDocumentedStatus) {
   const std::map<Errc, int> expected = {
@@ -216,22 +214,6 @@ TEST(Load, PercentilesAreOrderStatistics) {
   EXPECT_EQ(percentile(values, 100), 100);
   std::vector<uint32_t> one = {7};
   EXPECT_EQ(percentile(one, 1), 7);
-}
-
-TEST(Completion, EveryShellKnowsEveryVerbAndFlag) {
-  const std::vector<VerbSummary> verbs = {
-      {.name = "info", .description = "Tell a volume's tale", .flags = {"--json"}, .takes_volume = true},
-      {.name = "clone", .description = "Clone", .flags = {}, .takes_snapshot = true},
-      {.name = "import", .description = "Read", .flags = {"--size"}, .takes_file = true}};
-  for (const char* shell : {"bash", "zsh", "fish"}) {
-    const auto script = completion_script(shell, verbs, {"--store"});
-    ASSERT_TRUE(script.has_value());
-    for (const char* word :
-         {"info", "import", "json", "size", "store", "ls --names", "ls --names --snapshots"}) {
-      EXPECT_THAT(*script, HasSubstr(word)) << shell;
-    }
-  }
-  EXPECT_EQ(completion_script("tcsh", verbs, {}).error().code, Errc::invalid);
 }
 
 }  // namespace

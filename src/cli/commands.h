@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include "cli/context.h"
 
@@ -28,8 +29,10 @@ void add_backup_commands(CLI::App& app, Context& context);    // diff export-dif
 void add_lock_commands(CLI::App& app, Context& context);      // lock ls, lock break
 void add_attach_commands(CLI::App& app, Context& context);    // attach detach
 void add_bench_command(CLI::App& app, Context& context);
-// version completion; `app` has all the other verbs already.
-void add_help_commands(CLI::App& app, Context& context);
+void add_help_commands(CLI::App& app, Context& context);  // version completion help
+
+// What a completion script asks; `arguments` as read_completion_call() takes them. `app` has all verbs.
+Result<void> answer_completion(const CLI::App& app, const std::vector<std::string>& arguments);
 
 // "fdb-nbd 0.1.0".
 std::string version_line();

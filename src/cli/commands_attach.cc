@@ -231,7 +231,7 @@ void add_attach(CLI::App& app, Context& context) {
   auto arguments = std::make_shared<AttachArguments>();
   CLI::App* verb = app.add_subcommand(
       "attach", "Make a volume of a running server a disk of this host, through the kernel's NBD client");
-  verb->add_option("VOL", arguments->volume, "The volume, or VOL@SNAP")->required();
+  verb->add_option("VOL[@SNAP]", arguments->volume, "The volume or snapshot")->required();
   verb->add_option("DEVICE", arguments->device, "As /dev/nbd0 (default: any that is free)");
   verb->add_option(
           "--connect", arguments->servers,

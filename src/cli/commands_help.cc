@@ -1,7 +1,8 @@
 #include <fmt/core.h>
+#include <unistd.h>
 
 #include <CLI/CLI.hpp>
-#include <algorithm>
+#include <cstdlib>
 #include <memory>
 #include <utility>
 
@@ -13,48 +14,8 @@ namespace fdbnbd::cli {
 
 namespace {
 
-std::vector<std::string> long_flags(const CLI::App& app) {
-  std::vector<std::string> flags;
-  for (const CLI::Option* option : app.get_options()) {
-    for (const std::string& name : option->get_lnames()) flags.push_back("--" + name);
-  }
-  return flags;
-}
-
-bool is_any_verb(const CLI::App*) {
-  return true;
-}
-
-// What the arguments of `verb`, called `name`, complete to.
-void take_arguments(const CLI::App& verb, const std::string& name, VerbSummary& summary) {
-  for (const std::string& flag : long_flags(verb)) {
-    if (std::ranges::find(summary.flags, flag) == summary.flags.end()) summary.flags.push_back(flag);
-  }
-  for (const CLI::Option* option : verb.get_options()) {
-    const std::string argument = option->get_positional() ? option->get_name(true) : "";
-    summary.takes_volume |= (argument == "VOL" || argument == "DEVICE|VOL") && name != "create" &&
-                            name != "import" && name != "migrate";
-    summary.takes_volume |= argument == "VOL@SNAP" && name == "snap";
-    summary.takes_snapshot |= argument == "VOL@SNAP" && name != "snap";
-    summary.takes_snapshot |= argument.starts_with("VOL[@");
-    summary.takes_file |= argument == "FILE";
-  }
-}
-
-std::vector<VerbSummary> summarize(const CLI::App& app) {
-  std::vector<VerbSummary> verbs;
-  for (const CLI::App* verb : app.get_subcommands(is_any_verb)) {
-    VerbSummary summary{
-        .name = verb->get_name(), .description = verb->get_description(), .flags = {}, .verbs = {}};
-    take_arguments(*verb, verb->get_name(), summary);
-    for (const CLI::App* below : verb->get_subcommands(is_any_verb)) {
-      summary.verbs.push_back(below->get_name());
-      take_arguments(*below, verb->get_name() + " " + below->get_name(), summary);
-    }
-    verbs.push_back(std::move(summary));
-  }
-  return verbs;
-}
+// How long a press of the completion key may wait for the store.
+constexpr unsigned kCompletionSeconds = 5;
 
 void add_version(CLI::App& app, Context& context) {
   auto json = std::make_shared<bool>(false);
@@ -71,37 +32,90 @@ void add_version(CLI::App& app, Context& context) {
 
 void add_completion(CLI::App& app, Context& context) {
   auto shell = std::make_shared<std::string>();
-  CLI::App* verb =
-      app.add_subcommand("completion", "Print a completion script: source <(fdb-nbd completion bash)");
+  CLI::App* verb = app.add_subcommand(
+      "completion",
+      "Print a completion script. bash and zsh: source <(fdb-nbd completion bash); fish: fdb-nbd completion "
+      "fish | source. It completes verbs, flags, and the names of the volumes and snapshots in the store");
   verb->add_option("SHELL", *shell, "bash, zsh or fish")->required();
-  verb->callback([shell, &app, &context] {
-    context.run = [shell, &app]() -> Result<void> {
-      ASSIGN_OR_RETURN(const std::string script, completion_script(*shell, summarize(app), long_flags(app)));
+  verb->callback([shell, &context] {
+    context.run = [shell]() -> Result<void> {
+      ASSIGN_OR_RETURN(const std::string script, completion_script(*shell));
       print(script);
       return {};
     };
   });
 }
 
+const CLI::App* find_verb(const CLI::App& above, const std::string& name) {
+  for (const CLI::App* verb : above.get_subcommands([](const CLI::App*) { return true; })) {
+    if (verb->check_name(name)) return verb;
+  }
+  return nullptr;
+}
+
 void add_help(CLI::App& app, Context& context) {
-  auto name = std::make_shared<std::string>();
-  CLI::App* verb = app.add_subcommand("help", "Tell about the program, or about one verb");
-  verb->add_option("VERB", *name, "The verb");
-  verb->callback([name, &app, &context] {
-    context.run = [name, &app]() -> Result<void> {
-      // App::help() would tell about this verb, the one that was chosen.
-      const auto help_of = [](const CLI::App& one, const std::string& full_name) {
-        return one.get_formatter()->make_help(&one, full_name, CLI::AppFormatMode::Normal);
-      };
-      if (name->empty()) return print(help_of(app, app.get_name())), Result<void>();
-      for (const CLI::App* one : app.get_subcommands([](const CLI::App*) { return true; })) {
-        if (one->check_name(*name))
-          return print(help_of(*one, app.get_name() + " " + one->get_name())), Result<void>();
+  auto names = std::make_shared<std::vector<std::string>>();
+  CLI::App* verb =
+      app.add_subcommand("help", "Tell about the program, or about one verb, as: help trash restore");
+  verb->add_option("VERB", *names, "The verb");
+  verb->callback([names, &app, &context] {
+    context.run = [names, &app]() -> Result<void> {
+      const CLI::App* one = &app;
+      std::string full_name = app.get_name();
+      for (const std::string& name : *names) {
+        const CLI::App* below = find_verb(*one, name);
+        if (below == nullptr) {
+          const std::string above = one == &app ? "" : full_name.substr(app.get_name().size());
+          return fail(Errc::invalid, fmt::format("there is no verb \"{}\"; `fdb-nbd help{}` lists them",
+                                                 (above + " " + name).substr(1), above));
+        }
+        one = below;
+        full_name += " " + one->get_name();
       }
-      return fail(Errc::invalid, fmt::format("there is no verb \"{}\"; `fdb-nbd help` lists them", *name));
+      // App::help() would tell about this verb, the one that was chosen.
+      print(one->get_formatter()->make_help(one, full_name, CLI::AppFormatMode::Normal));
+      return {};
     };
   });
 }
+
+// Asks the store that the command line names; what cannot be asked has no names.
+class StoreNames final : public NameSource {
+ public:
+  explicit StoreNames(const CommandLine& line) {
+    context_.progress_enabled = false;
+    context_.store_text = value_of(line, "--store", "FDB_NBD_STORE");
+    context_.config_path = value_of(line, "--config", "FDB_NBD_CONFIG");
+  }
+
+  std::vector<volume::VolumeInfo> volumes() override {
+    return names(control::ListRequest{}, &control::read_volumes);
+  }
+  std::vector<volume::TrashEntry> trash() override {
+    return names(control::TrashListRequest{}, &control::read_trash);
+  }
+  std::vector<volume::GroupInfo> groups() override {
+    return names(control::GroupListRequest{}, &control::read_groups);
+  }
+
+ private:
+  static std::optional<std::string> value_of(const CommandLine& line, const char* option,
+                                             const char* variable) {
+    if (const auto found = line.options.find(option); found != line.options.end()) return found->second;
+    const char* value = std::getenv(variable);
+    if (value == nullptr || *value == '\0') return std::nullopt;
+    return value;
+  }
+  template <typename T>
+  std::vector<T> names(const control::Request& request, Result<std::vector<T>> (*read)(std::string_view)) {
+    const auto result = context_.ask(request);
+    if (!result) return {};
+    auto names = read(*result);
+    return names ? std::move(*names) : std::vector<T>{};
+  }
+
+  Context context_;
+};
 
 }  // namespace
 
@@ -113,6 +127,16 @@ void add_help_commands(CLI::App& app, Context& context) {
   add_version(app, context);
   add_completion(app, context);
   add_help(app, context);
+}
+
+Result<void> answer_completion(const CLI::App& app, const std::vector<std::string>& arguments) {
+  ASSIGN_OR_RETURN(const CompletionCall call, read_completion_call(arguments));
+  // Nothing is changed that a kill could hurt.
+  ::alarm(kCompletionSeconds);
+  const CommandLine line = read_command_line(app, call.words);
+  StoreNames names(line);
+  print(completion_answer(call, complete(line, call.current, names)));
+  return {};
 }
 
 }  // namespace fdbnbd::cli

@@ -83,7 +83,7 @@ void add_copy(CLI::App& app, Context& context) {
   auto options = std::make_shared<Options>();
   CLI::App* verb =
       app.add_subcommand("cp", "Copy a volume as it is now, or a snapshot, to a new volume")->alias("copy");
-  verb->add_option("VOL", options->name, "The volume, or VOL@SNAP")->required();
+  verb->add_option("VOL[@SNAP]", options->name, "The volume or snapshot")->required();
   verb->add_option("NEW", options->new_name, "The new volume's name")->required();
   verb->callback([options, &context] {
     context.run = [options, &context]() -> Result<void> {

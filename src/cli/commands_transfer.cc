@@ -86,9 +86,9 @@ class Target {
 
 void add_export(CLI::App& app, Context& context) {
   auto arguments = std::make_shared<ExportArguments>();
-  CLI::App* verb =
-      app.add_subcommand("export", "Copy a volume to a raw file with holes, to a device, or to stdout");
-  verb->add_option("VOL", arguments->volume, "The volume")->required();
+  CLI::App* verb = app.add_subcommand(
+      "export", "Copy a volume or a snapshot to a raw file with holes, to a device, or to stdout");
+  verb->add_option("VOL[@SNAP]", arguments->volume, "The volume or snapshot")->required();
   verb->add_option("FILE", arguments->file, "The file, or - for stdout")->required();
   verb->add_flag("--force", arguments->force, "Write over a file that is not empty, or a block device");
   verb->callback([arguments, &context] {

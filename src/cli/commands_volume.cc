@@ -112,7 +112,7 @@ void add_info(CLI::App& app, Context& context) {
   };
   auto options = std::make_shared<Options>();
   CLI::App* verb = app.add_subcommand("info", "Tell all about one volume or snapshot");
-  verb->add_option("VOL", options->name, "The volume, or VOL@SNAP")->required();
+  verb->add_option("VOL[@SNAP]", options->name, "The volume or snapshot")->required();
   verb->add_flag("--json", options->json, "As JSON");
   verb->callback([options, &context] {
     context.run = [options, &context]() -> Result<void> {
@@ -176,7 +176,7 @@ void add_remove(CLI::App& app, Context& context) {
                          "where trash restore brings them back from, and take their space until then")
           ->alias("remove")
           ->alias("delete");
-  verb->add_option("VOL", options->name, "The volume, or VOL@SNAP")->required();
+  verb->add_option("VOL[@SNAP]", options->name, "The volume or snapshot")->required();
   verb->add_flag(
       "--snapshots", options->with_snapshots,
       "With all its snapshots; without this a volume that has any is kept. Clones stay as they are");

@@ -8,6 +8,7 @@
 #include "base/log.h"
 #include "base/text.h"
 #include "cli/commands.h"
+#include "cli/completion.h"
 #include "cli/exit_status.h"
 #include "cli/output.h"
 #include "cli/progress.h"
@@ -29,14 +30,20 @@ int end(const Error& error) {
 }
 
 int usage_error(const CLI::App& app, const CLI::ParseError& error) {
-  const auto verbs = app.get_subcommands();
-  const auto unknown = app.remaining();
-  if (verbs.empty() && !unknown.empty()) {
-    print_error(fmt::format("fdb-nbd: there is no verb \"{}\"; see: fdb-nbd --help\n",
-                            escaped(unknown.front(), kMaxErrorLineBytes)));
+  // " trash restore": as far as the verbs are known.
+  std::string verb;
+  const CLI::App* innermost = &app;
+  while (!innermost->get_subcommands().empty()) {
+    innermost = innermost->get_subcommands().front();
+    verb += " " + innermost->get_name();
+  }
+  const bool needs_verb = innermost->get_require_subcommand_min() > 0;
+  const auto unknown = app.remaining(true);
+  if (needs_verb && !unknown.empty() && !unknown.front().starts_with('-')) {
+    print_error(fmt::format("fdb-nbd: there is no verb \"{}\"; see: fdb-nbd{} --help\n",
+                            escaped((verb + " " + unknown.front()).substr(1), kMaxErrorLineBytes), verb));
     return end(ExitStatus::usage);
   }
-  const std::string verb = verbs.empty() ? "" : " " + verbs.front()->get_name();
   print_error(fmt::format("fdb-nbd{}: {}; see: fdb-nbd{} --help\n", verb,
                           escaped(error.what(), kMaxErrorLineBytes), verb));
   return end(ExitStatus::usage);
@@ -79,6 +86,11 @@ int run(int argc, char** argv) {
   add_bench_command(app, context);
   add_help_commands(app, context);
 
+  if (argc > 1 && argv[1] == kCompletionArgument) {
+    const auto answered = answer_completion(app, {argv + 2, argv + argc});
+    if (!answered) return end(answered.error());
+    return end(finish_output() ? ExitStatus::done : ExitStatus::failed);
+  }
   try {
     app.parse(argc, argv);
   } catch (const CLI::Success& success) {  // --help, --version

@@ -86,7 +86,7 @@ def labels_are_kept_and_found():
 @test(limit=120)
 def a_quota_refuses_what_would_need_more():
     with Server(volumes={}, store="rocksdb:DIR") as server:
-        store = server.store
+        store = server.held_store
         fdb_nbd("create", "a", "16M", "--quota", "1M", store=store)
         expect_equal("the quota", json_of("info", "a", store=store)["quota_bytes"], MiB)
         with server.session("a") as wire:
@@ -135,7 +135,7 @@ def groups_are_snapshotted_and_rolled_back_together():
 @test(limit=120)
 def du_tells_what_comes_back_when_one_thing_is_removed():
     with Server(volumes={"a": 16 * MiB}, store="rocksdb:DIR") as server:
-        store = server.store
+        store = server.held_store
         with server.session("a") as wire:
             wire.write(0, pattern(4 * MiB, 1))
             fdb_nbd("snap", "a@one", store=store)
@@ -156,19 +156,6 @@ def du_tells_what_comes_back_when_one_thing_is_removed():
             [now] = json_of("du", "a", store=store)["volumes"]
             return (now["stored_bytes"], now["unique_bytes"]) == (usage["stored_bytes"], usage["stored_bytes"])
         eventually("the volume has all to itself", is_merged)
-
-
-@test
-def bash_completes_the_verbs_below_a_verb():
-    with memory_server() as store:
-        script = fdb_nbd("completion", "bash", store=store).stdout
-        program = f"""{script}
-COMP_WORDS=({PROGRAM} --store {store} trash re)
-COMP_CWORD=$(( ${{#COMP_WORDS[@]}} - 1 ))
-_fdb_nbd
-echo "${{COMPREPLY[@]}}"
-"""
-        expect_equal("completion", tool("bash", "-c", program).stdout.split(), ["restore"])
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 
 from cli_lib import *   # noqa: F403
 from cli_lib import STORES, error_of, expect_words, json_of, memory_server, own_store
-from lib import expect_equal, fdb_nbd, main, test, tool
+from lib import expect_equal, fdb_nbd, main, test
 
 
 @test(limit=120)
@@ -132,23 +132,6 @@ def copies_and_flattened_clones_stand_alone():
             fdb_nbd("rm", "a", "--snapshots", store=store)
             expect_equal("volumes", fdb_nbd("ls", "--names", store=store).stdout.split(), ["b", "c", "d"])
             fdb_nbd("check", store=store)
-
-
-@test
-def bash_completes_the_names_of_snapshots():
-    with memory_server() as store:
-        fdb_nbd("create", "vol", "1G", store=store)
-        fdb_nbd("snap", "vol@monday", store=store)
-        script = fdb_nbd("completion", "bash", store=store).stdout
-        words = f"{PROGRAM} --store {store} rollback vol @ mon"
-
-        program = f"""{script}
-COMP_WORDS=({words})
-COMP_CWORD=$(( ${{#COMP_WORDS[@]}} - 1 ))
-_fdb_nbd
-echo "${{COMPREPLY[@]}}"
-"""
-        expect_equal("completion", tool("bash", "-c", program).stdout.split(), ["monday"])
 
 
 if __name__ == "__main__":

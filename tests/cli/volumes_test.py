@@ -331,26 +331,25 @@ def version_help_and_completion_need_no_store():
         text = tool(PROGRAM, verb, "--help").stdout
         expect_equal(f"help of {verb}", tool(PROGRAM, "help", verb).stdout.splitlines()[0], text.splitlines()[0])
     for shell in ("bash", "zsh", "fish"):
-        expect_words(tool(PROGRAM, "completion", shell).stdout, *verbs)
+        expect_words(tool(PROGRAM, "completion", shell).stdout, "__complete")
+    expect_words(tool(PROGRAM, "__complete", "words", "").stdout, *verbs)
     expect_words(tool(PROGRAM, "completion", "tcsh", status=2).stderr, "tcsh")
 
 
 @test
-def bash_completes_verbs_flags_and_names():
-    requires("bash")
-    with own_store() as store:
-        for name in ("first", "second"):
-            fdb_nbd("create", name, "1M", store=store)
-
-        def complete(*words):
-            quoted = " ".join(f"'{word}'" for word in ("fdb-nbd", *words))
-            script = (f"fdb-nbd() {{ '{PROGRAM}' \"$@\"; }}; source <('{PROGRAM}' completion bash); COMP_WORDS=({quoted}); "
-                      f"COMP_CWORD={len(words)}; _fdb_nbd; printf '%s\\n' \"${{COMPREPLY[@]}}\"")
-            return tool("bash", "--norc", "-c", script).stdout.split()
-
-        expect_equal("verbs", complete("re"), ["resize"])
-        expect_equal("names", complete("--store", store, "info", "s"), ["second"])
-        expect_equal("flags", complete("--store", store, "ls", "--j"), ["--json"])
+def verbs_below_verbs_have_help_of_their_own():
+    for above, below in (("trash", ("ls", "restore", "purge")), ("lock", ("ls", "break")), ("label", ("set", "rm", "ls")), ("quota", ("set",)),
+                         ("group", ("create", "rm", "add", "remove", "snap", "rollback", "ls"))):
+        expect_words(tool(PROGRAM, "help", above).stdout, f"fdb-nbd {above}", *below)
+        expect_words(error_of(above, store="memory:", status=2), f"fdb-nbd {above} --help")
+        expect_words(error_of(above, "fly", store="memory:", status=2), f'"{above} fly"', f"fdb-nbd {above} --help")
+        for verb in below:
+            text = tool(PROGRAM, "help", above, verb).stdout
+            expect_words(text, f"Usage: fdb-nbd {above} {verb}")
+            expect_equal(f"help of {above} {verb}", text, tool(PROGRAM, above, verb, "--help").stdout)
+            expect_words(error_of(above, verb, "--fly", store="memory:", status=2), f"fdb-nbd {above} {verb} --help")
+    expect_words(tool(PROGRAM, "help", "trash", "fly", status=2).stderr, '"trash fly"', "fdb-nbd help trash")
+    expect_words(tool(PROGRAM, "help", "fly", status=2).stderr, '"fly"', "`fdb-nbd help`")
 
 
 @test
