@@ -10,9 +10,11 @@
 
 #include "base/random.h"
 #include "kv/engine.h"
+#include "volume/check_progress.h"
 #include "volume/groups.h"
 #include "volume/jobs.h"
 #include "volume/keys.h"
+#include "volume/layer_check.h"
 #include "volume/open_snapshots.h"
 #include "volume/open_volumes.h"
 #include "volume/record_reader.h"
@@ -41,9 +43,9 @@ class Catalog final : public Store {
   Task<Result<std::vector<VolumeInfo>>> list_volumes() override;
   Task<Result<VolumeInfo>> info(std::string name) override;
   Task<Result<VolumeInfo>> resize(std::string name, uint64_t size_bytes, bool allow_shrink) override;
+  void set_trash_retention(Duration retention) override { trash_.set_retention(retention); }
   Task<Result<std::optional<TrashEntry>>> remove(std::string name, RemoveOptions options) override;
   Task<Result<std::vector<TrashEntry>>> list_trash() override { return trash_.list(); }
-  void set_trash_retention(Duration retention) override { trash_.set_retention(retention); }
   Task<Result<VolumeInfo>> restore(std::string name_or_id, std::string new_name) override;
   Task<Result<void>> purge(std::optional<std::string> name_or_id) override;
   Task<Result<VolumeInfo>> change_labels(std::string name, LabelChange change) override;
@@ -119,13 +121,23 @@ class Catalog final : public Store {
   Task<Result<VolumeInfo>> copy_snapshot(std::string snapshot_name, std::string new_name, Progress* progress);
 
   // catalog_check.cc
-  Task<Result<void>> check_volume(const std::string& name, CheckReport& report, Progress* progress);
+  using Layers = std::map<LayerId, std::string>;   // with the names of those that they are for
+  using LayerSizes = std::map<LayerId, uint64_t>;  // bytes of their blocks
+  // Nothing where the layer is gone or going, or its record is damaged.
+  Task<Result<std::optional<LayerScan>>> scan_of(LayerId layer);
+  // Tells the progress to expect them all.
+  Task<Result<LayerSizes>> measure(std::vector<LayerId> layers, CheckProgress& progress);
+  Task<Result<std::vector<LayerId>>> layers_of(const std::string& name);
+  Task<Result<OpenVolumes::Hold>> hold_for_check(const std::string& name, LayerId& top);
+  Task<Result<void>> check_volume(const std::string& name, LayerSizes& sizes, CheckReport& report,
+                                  CheckProgress& progress);
   // The layers that nobody writes.
-  Task<Result<void>> check_layers_of(const std::string& name, CheckReport& report, Progress* progress);
-  using Layers = std::map<LayerId, std::string>;  // with the names of those that they are for
+  Task<Result<void>> check_layers_of(const std::string& name, LayerSizes& sizes, CheckReport& report,
+                                     CheckProgress& progress);
   Task<Result<Layers>> find_layers(kv::Transaction& transaction, const std::string& name);
-  Task<Result<void>> check_all_layers(CheckReport& report, Progress* progress);
-  Task<Result<void>> check_frozen(const Layers& layers, CheckReport& report, Progress* progress);
+  Task<Result<void>> check_all_layers(LayerSizes& sizes, CheckReport& report, CheckProgress& progress);
+  Task<Result<void>> check_frozen(const Layers& layers, LayerSizes& sizes, CheckReport& report,
+                                  CheckProgress& progress);
 
   // catalog_graph.cc
   Task<Result<void>> check_graph(CheckReport& report);

@@ -19,23 +19,75 @@ Task<Result<VolumeUsage>> Catalog::usage(std::string name, Progress* progress) {
 
 Task<Result<CheckReport>> Catalog::check(std::optional<std::string> name, Progress* progress) {
   CheckReport report;
+  CheckProgress whole(progress);
+  LayerSizes sizes;
   if (name) {
-    CO_RETURN_IF_ERROR(co_await check_volume(*name, report, progress));
-    CO_RETURN_IF_ERROR(co_await check_layers_of(*name, report, progress));
+    // What is damaged there is found later.
+    const auto layers = co_await layers_of(*name);
+    if (layers && progress != nullptr) {
+      ASSIGN_OR_CO_RETURN(sizes, co_await measure(*layers, whole));
+    }
+    CO_RETURN_IF_ERROR(co_await check_volume(*name, sizes, report, whole));
+    CO_RETURN_IF_ERROR(co_await check_layers_of(*name, sizes, report, whole));
     co_return report;
   }
   CO_RETURN_IF_ERROR(co_await check_graph(report));
   ASSIGN_OR_CO_RETURN(const auto usage_damage, co_await find_usage_damage(records_, progress));
   for (const UsageDamage& damage : usage_damage) add_finding(report, {"", 0, 0, damage.what});
+  if (progress != nullptr) {
+    std::vector<LayerId> layers;
+    ASSIGN_OR_CO_RETURN(const auto rows,
+                        co_await records_.read_all(keys_.type_begin('L'), keys_.type_end('L')));
+    for (const kv::KeyValue& row : rows) {
+      if (const auto id = keys_.id_of(row.key)) layers.push_back(LayerId{*id});
+    }
+    ASSIGN_OR_CO_RETURN(sizes, co_await measure(std::move(layers), whole));
+  }
   ASSIGN_OR_CO_RETURN(const auto names,
                       co_await records_.read_all(keys_.type_begin('V'), keys_.type_end('V')));
   for (const kv::KeyValue& row : names) {
     const std::string volume_name(keys_.name_of(row.key));
-    const Result<void> checked = co_await check_volume(volume_name, report, progress);
+    const Result<void> checked = co_await check_volume(volume_name, sizes, report, whole);
     if (!checked && checked.error().code != Errc::not_found) co_return tl::unexpected(checked.error());
   }
-  CO_RETURN_IF_ERROR(co_await check_all_layers(report, progress));
+  CO_RETURN_IF_ERROR(co_await check_all_layers(sizes, report, whole));
   co_return report;
+}
+
+Task<Result<std::optional<LayerScan>>> Catalog::scan_of(LayerId layer) {
+  auto body = [&](kv::Transaction& transaction) { return records_.read_layer(transaction, layer); };
+  auto record = co_await records_.transact<std::optional<LayerRecord>>(body);
+  if (!record && record.error().code != Errc::corruption) co_return propagate(record);
+  if (!record || !*record || (*record)->state == LayerState::deleting) co_return std::nullopt;
+  co_return LayerScan{.engine = engine_,
+                      .executor = home_,
+                      .keys = keys_,
+                      .layer = layer,
+                      .block_shift = (*record)->block_shift,
+                      .striping = (*record)->striping};
+}
+
+Task<Result<Catalog::LayerSizes>> Catalog::measure(std::vector<LayerId> layers, CheckProgress& progress) {
+  LayerSizes sizes;
+  for (const LayerId layer : layers) {
+    if (progress.cancelled()) co_return fail(Errc::cancelled, "stopped");
+    ASSIGN_OR_CO_RETURN(const auto scan, co_await scan_of(layer));
+    if (!scan || sizes.contains(layer)) continue;
+    ASSIGN_OR_CO_RETURN(const uint64_t blocks_count, co_await count_layer_blocks(*scan));
+    sizes[layer] = blocks_count << scan->block_shift;
+    progress.expect(sizes[layer]);
+  }
+  co_return sizes;
+}
+
+Task<Result<std::vector<LayerId>>> Catalog::layers_of(const std::string& name) {
+  ASSIGN_OR_CO_RETURN(const VolumeId id, co_await records_.find(name));
+  ASSIGN_OR_CO_RETURN(const VolumeRecords records, co_await records_.load(id, name));
+  auto body = [&](kv::Transaction& transaction) { return find_layers(transaction, name); };
+  ASSIGN_OR_CO_RETURN(const Layers frozen, co_await records_.transact<Layers>(body));
+  std::vector<LayerId> layers{records.fence.top_layer};
+  for (const auto& [layer, owner] : frozen) layers.push_back(layer);
+  co_return layers;
 }
 
 Task<Result<CheckReport>> Catalog::repair(Progress* progress) {
@@ -50,16 +102,32 @@ Task<Result<CheckReport>> Catalog::repair(Progress* progress) {
   co_return report;
 }
 
+Task<Result<OpenVolumes::Hold>> Catalog::hold_for_check(const std::string& name, LayerId& top) {
+  ASSIGN_OR_CO_RETURN(const VolumeId id, co_await records_.find(name));
+  ASSIGN_OR_CO_RETURN(const VolumeRecords records, co_await records_.load(id, name));
+  top = records.fence.top_layer;
+  co_return co_await open_volumes_.hold_if_free(id, name);
+}
+
 // Damage is a finding; that the check itself cannot go on is a failure.
-Task<Result<void>> Catalog::check_volume(const std::string& name, CheckReport& report, Progress* progress) {
-  auto held = co_await hold(name);
+Task<Result<void>> Catalog::check_volume(const std::string& name, LayerSizes& sizes, CheckReport& report,
+                                         CheckProgress& progress) {
+  LayerId top{};
+  auto held = co_await hold_for_check(name, top);
+  progress.begin_part(sizes[top]);
   if (!held) {
     const Errc code = held.error().code;
+    if (code == Errc::busy && engine_.capabilities().shared_between_hosts) {
+      ++report.volumes_count;
+      ASSIGN_OR_CO_RETURN(const auto scan, co_await scan_of(top));
+      if (!scan) co_return Result<void>{};
+      co_return co_await check_written_layer(*scan, name, report, &progress);
+    }
     if (code != Errc::corruption && code != Errc::newer_format) co_return propagate(held);
     add_finding(report, {name, 0, 0, held.error().what});
     co_return Result<void>{};
   }
-  ProgressRelay relay(home_, progress);
+  ProgressRelay relay(home_, &progress);
   co_await go_to(held->executor());
   const Result<void> checked = co_await held->volume().check(report, &relay);
   co_await go_to(home_);
@@ -86,8 +154,8 @@ Task<Result<Catalog::Layers>> Catalog::find_layers(kv::Transaction& transaction,
   co_return layers;
 }
 
-Task<Result<void>> Catalog::check_layers_of(const std::string& name, CheckReport& report,
-                                            Progress* progress) {
+Task<Result<void>> Catalog::check_layers_of(const std::string& name, LayerSizes& sizes, CheckReport& report,
+                                            CheckProgress& progress) {
   auto body = [&](kv::Transaction& transaction) { return find_layers(transaction, name); };
   auto layers = co_await records_.transact<Layers>(body);
   if (!layers && layers.error().code == Errc::corruption) {
@@ -95,10 +163,11 @@ Task<Result<void>> Catalog::check_layers_of(const std::string& name, CheckReport
     co_return Result<void>{};
   }
   if (!layers) co_return propagate(layers);
-  co_return co_await check_frozen(*layers, report, progress);
+  co_return co_await check_frozen(*layers, sizes, report, progress);
 }
 
-Task<Result<void>> Catalog::check_all_layers(CheckReport& report, Progress* progress) {
+Task<Result<void>> Catalog::check_all_layers(LayerSizes& sizes, CheckReport& report,
+                                             CheckProgress& progress) {
   Layers layers;
   ASSIGN_OR_CO_RETURN(const auto rows,
                       co_await records_.read_all(keys_.type_begin('L'), keys_.type_end('L')));
@@ -145,24 +214,17 @@ Task<Result<void>> Catalog::check_all_layers(CheckReport& report, Progress* prog
     const auto layer = layers.find(record->layer);
     if (layer != layers.end()) layer->second = name_of_id[key->volume] + '@' + std::string(key->name);
   }
-  co_return co_await check_frozen(layers, report, progress);
+  co_return co_await check_frozen(layers, sizes, report, progress);
 }
 
-Task<Result<void>> Catalog::check_frozen(const Layers& layers, CheckReport& report, Progress* progress) {
-  for (const auto& [id, owner] : layers) {
-    const LayerId layer = id;
-    auto body = [&](kv::Transaction& transaction) { return records_.read_layer(transaction, layer); };
-    auto record = co_await records_.transact<std::optional<LayerRecord>>(body);
-    if (!record && record.error().code != Errc::corruption) co_return propagate(record);
+Task<Result<void>> Catalog::check_frozen(const Layers& layers, LayerSizes& sizes, CheckReport& report,
+                                         CheckProgress& progress) {
+  for (const auto& [layer, owner] : layers) {
     // Gone or merged meanwhile; damage of records is the graph's.
-    if (!record || !*record || (*record)->state == LayerState::deleting) continue;
-    const LayerScan scan{.engine = engine_,
-                         .executor = home_,
-                         .keys = keys_,
-                         .layer = layer,
-                         .block_shift = (*record)->block_shift,
-                         .striping = (*record)->striping};
-    CO_RETURN_IF_ERROR(co_await check_frozen_layer(scan, owner, report, progress));
+    ASSIGN_OR_CO_RETURN(const auto scan, co_await scan_of(layer));
+    if (!scan) continue;
+    progress.begin_part(sizes[layer]);
+    CO_RETURN_IF_ERROR(co_await check_frozen_layer(*scan, owner, report, &progress));
   }
   co_return Result<void>{};
 }

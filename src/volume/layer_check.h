@@ -66,9 +66,17 @@ Task<Result<void>> scan_extents(LayerScan scan, uint64_t begin_extent, uint64_t 
 Task<Result<std::vector<uint64_t>>> find_extents_without_bitmap(LayerScan scan);
 
 // Compares what a layer stores with its bitmaps and verifies it. For layers that nobody writes; they may be
-// merged away meanwhile. Findings name `owner`.
+// merged away meanwhile. Findings name `owner`. `progress` hears of the layer's bytes.
 Task<Result<void>> check_frozen_layer(LayerScan scan, std::string owner, CheckReport& report,
                                       Progress* progress);
+
+// The same for a layer that another server may write meanwhile: what looks wrong counts where it is wrong at
+// one version. In a store that several share.
+Task<Result<void>> check_written_layer(LayerScan scan, std::string owner, CheckReport& report,
+                                       Progress* progress);
+
+// How many blocks the layer has, by its bitmaps; those that are damaged have none.
+Task<Result<uint64_t>> count_layer_blocks(LayerScan scan);
 
 // Counts the finding, and keeps it while there is room.
 void add_finding(CheckReport& report, CheckFinding finding);
