@@ -35,7 +35,7 @@ Task<Result<std::vector<LockInfo>>> Catalog::list_locks() {
         const bool moved = earlier == before.end() || earlier->second.fence.epoch != sight->fence.epoch ||
                            earlier->second.heartbeat != sight->heartbeat;
         locks.push_back({.volume = std::move(name),
-                         .holder = sight->holder(),
+                         .holder = is_ours ? options_.ownership.holder : sight->holder(),
                          .epoch = sight->fence.epoch,
                          .state = is_ours ? LockInfo::State::ours
                                   : moved ? LockInfo::State::alive
@@ -57,7 +57,8 @@ Task<Result<std::string>> Catalog::break_lock(std::string name) {
   ASSIGN_OR_CO_RETURN(const VolumeId id, co_await records_.find(name));
   ASSIGN_OR_CO_RETURN(const HolderSight sight, co_await look_at_holder(open_volumes_.place_of(id)));
   if (sight.fence.is_free()) co_return std::string();
-  std::string holder = sight.holder();
+  std::string holder =
+      sight.fence.owner == open_volumes_.owner() ? options_.ownership.holder : sight.holder();
   std::optional<uint64_t> broken_epoch;
   auto body = [&](kv::Transaction& transaction) { return break_lock_in(transaction, id, broken_epoch); };
   CO_RETURN_IF_ERROR(co_await records_.transact<void>(body));

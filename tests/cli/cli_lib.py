@@ -10,7 +10,7 @@ import tempfile
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "integration"))
 
 from lib import *   # noqa: F401,F403,E402
-from lib import Server, expect, expect_equal, fdb_nbd   # noqa: E402
+from lib import CLUSTER_FILE, Server, cluster_store, expect, expect_equal, fdb_nbd   # noqa: E402
 
 RFC3339 = re.compile(r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ$")
 
@@ -18,13 +18,16 @@ RFC3339 = re.compile(r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ$")
 @contextlib.contextmanager
 def own_store():
     """A store that nobody holds: each command opens it."""
+    if CLUSTER_FILE:
+        yield cluster_store()
+        return
     with tempfile.TemporaryDirectory(prefix="fdb-nbd-test-") as directory:
         yield f"rocksdb:{directory}/store"
 
 
 @contextlib.contextmanager
 def served_store():
-    """A store that a server holds: the same URL leads to its control socket."""
+    """A store that a server has: the same URL leads to its control socket, or, in a cluster, works beside it."""
     with Server(volumes={}, store="rocksdb:DIR", tcp=False) as server:
         yield server.store
 

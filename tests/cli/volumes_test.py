@@ -109,11 +109,11 @@ def aliases_are_the_same_verbs():
 def volume_in_use_is_not_removed():
     with Server(volumes={"disk": MiB}, store="rocksdb:DIR") as server:
         with server.session() as wire:
-            expect_words(error_of("rm", "disk", store=server.store, status=5), "disk", "in use")
-            expect_equal("sessions", json_of("info", "disk", store=server.store)["sessions"], 1)
+            expect_words(error_of("rm", "disk", store=server.held_store, status=5), "disk", "in use")
+            expect_equal("sessions", json_of("info", "disk", store=server.held_store)["sessions"], 1)
             wire.write(0, b"x" * 512)
             wire.disconnect()
-        eventually("rm once it is free", lambda: fdb_nbd("rm", "disk", store=server.store, status=None).returncode == 0)
+        eventually("rm once it is free", lambda: fdb_nbd("rm", "disk", store=server.held_store, status=None).returncode == 0)
 
 
 @test
@@ -188,6 +188,7 @@ def example_configuration_has_every_key_and_is_valid():
 
 @test(limit=180)
 def thousand_volumes_are_listed_in_under_200_ms():
+    requires_embedded_store()
     with served_store() as store:
         path = store.split(":", 1)[1] + "/control.sock"
         with socket.socket(socket.AF_UNIX) as control:
@@ -214,6 +215,7 @@ def thousand_volumes_are_listed_in_under_200_ms():
 
 @test
 def creating_the_largest_usual_disk_takes_under_50_ms_in_the_server():
+    requires_embedded_store()
     with served_store() as store:
         with socket.socket(socket.AF_UNIX) as control:
             control.connect(store.split(":", 1)[1] + "/control.sock")
@@ -240,7 +242,7 @@ def du_tells_size_before_and_after_compression():
             wire.write(0, pattern(MiB, 1))
             wire.flush()
             wire.disconnect()
-        usage = {volume["name"]: volume for volume in json_of("du", store=server.store)["volumes"]}
+        usage = {volume["name"]: volume for volume in json_of("du", store=server.held_store)["volumes"]}
         for volume in usage.values():
             expect_types("usage", volume, {"name": str, "size_bytes": int, "used_bytes": int, "stored_bytes": int, "unique_bytes": int, "shared_bytes": int,
                                           "snapshots": list})
@@ -248,9 +250,9 @@ def du_tells_size_before_and_after_compression():
         expect_equal("used", (usage["text"]["used_bytes"], usage["noise"]["used_bytes"]), (-(-1000000 // 4096) * 4096, MiB))
         expect("stored text", usage["text"]["stored_bytes"] < 200000, "much less than 1 MB", usage["text"])
         expect("stored noise", MiB <= usage["noise"]["stored_bytes"] < MiB * 11 // 10, "a little more than it is", usage["noise"])
-        expect_equal("du of one volume", json_of("du", "text", store=server.store)["volumes"], [usage["text"]])
-        expect_words(fdb_nbd("du", store=server.store).stdout, "text", "noise")
-        expect_equal("used in ls", {v["name"]: v["used_bytes"] for v in json_of("ls", store=server.store)["volumes"]},
+        expect_equal("du of one volume", json_of("du", "text", store=server.held_store)["volumes"], [usage["text"]])
+        expect_words(fdb_nbd("du", store=server.held_store).stdout, "text", "noise")
+        expect_equal("used in ls", {v["name"]: v["used_bytes"] for v in json_of("ls", store=server.held_store)["volumes"]},
                      {name: v["used_bytes"] for name, v in usage.items()})
 
 
@@ -260,7 +262,7 @@ def check_of_a_sound_store_finds_nothing():
         with server.session() as wire:
             wire.write(0, pattern(MiB, 1))
             wire.disconnect()
-        report = json_of("check", store=server.store)
+        report = json_of("check", store=server.held_store)
         expect_types("the report", report, {"volumes_count": int, "blocks_count": int, "findings_count": int, "mended_count": int, "findings": list})
         expect_equal("the report", report, {"volumes_count": 1, "blocks_count": 256, "findings_count": 0, "mended_count": 0, "findings": []})
         expect_words(fdb_nbd("check", "disk", store=server.held_store).stdout, "all is well")
@@ -301,18 +303,18 @@ def progress_of_a_server_is_told_at_sigusr1_also_while_it_says_nothing():
 def status_tells_of_the_server():
     with Server(volumes={"disk": MiB}, store="rocksdb:DIR") as server:
         with server.session() as wire:
-            status = json_of("status", store=server.store)
+            status = json_of("status", store=server.held_store)
             wire.disconnect()
         expect_types("status", status, {"pid": int, "version": str, "store": str, "engine": str, "started": str, "uptime_s": int, "listen": list,
                                         "control": str, "volumes": int, "volumes_open": int, "sessions": int, "requests_in_flight": int,
                                         "bytes_in_flight": int, "store_bytes": int, "memory_bound_bytes": int})
         expect_equal("pid", status["pid"], server.process.pid)
         expect_equal("store", status["store"], server.store)
-        expect_equal("engine", status["engine"], "rocksdb")
+        expect_equal("engine", status["engine"], "fdb" if server.is_in_cluster else "rocksdb")
         expect_equal("listen", status["listen"], [f"tcp://127.0.0.1:{server.port}", f"unix:{server.socket_path}"])
         expect_equal("volumes, open, sessions", (status["volumes"], status["volumes_open"], status["sessions"]), (1, 1, 1))
         expect("started", RFC3339.match(status["started"]), "RFC 3339", status["started"])
-        expect_words(fdb_nbd("status", store=server.store).stdout, str(server.process.pid), server.store)
+        expect_words(fdb_nbd("status", store=server.held_store).stdout, str(server.process.pid), server.store)
     with own_store() as store:
         fdb_nbd("create", "a", "1M", store=store)
         expect_equal("listen", json_of("status", store=store)["listen"], [])
