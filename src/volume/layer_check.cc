@@ -88,6 +88,14 @@ void add_finding(CheckReport& report, CheckFinding finding) {
   if (report.findings.size() < kMaxCheckFindings) report.findings.push_back(std::move(finding));
 }
 
+void add_report(CheckReport& report, CheckReport part) {
+  report.volumes_count += part.volumes_count;
+  report.blocks_count += part.blocks_count;
+  report.mended_count += part.mended_count;
+  report.findings_count += part.findings_count - part.findings.size();  // those that the part has not kept
+  for (CheckFinding& finding : part.findings) add_finding(report, std::move(finding));
+}
+
 Task<Result<void>> scan_extents(LayerScan scan, uint64_t begin_extent, uint64_t end_extent,
                                 kv::RowSink& sink) {
   const uint64_t first_block = begin_extent * limits::kBlocksPerExtent;

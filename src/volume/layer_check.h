@@ -80,6 +80,8 @@ Task<Result<uint64_t>> count_layer_blocks(LayerScan scan);
 
 // Counts the finding, and keeps it while there is room.
 void add_finding(CheckReport& report, CheckFinding finding);
+// What another part of the check has read and found.
+void add_report(CheckReport& report, CheckReport part);
 
 // What a key can name lies below.
 inline constexpr uint64_t kEndExtent = ((UINT64_C(1) << 56) / limits::kBlocksPerExtent) - 1;

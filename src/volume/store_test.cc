@@ -177,6 +177,20 @@ TEST_F(StoreTest, ReclaimGoesOnAfterARestart) {
   EXPECT_EQ(rows(std::string(1, '\0'), "\xff").size(), 1U);
 }
 
+TEST_F(StoreTest, ACheckCountsTheFindingsThatItDoesNotKeep) {
+  ASSERT_TRUE(create("disk", 64 << 20));
+  const KeySpace keys("");
+  const LayerId layer{*keys.id_of(rows("L", "M").at(0).key)};
+  const uint64_t strays_count = kMaxCheckFindings + 50;
+  auto transaction = engine_->begin(loop_);
+  for (uint64_t block = 0; block < strays_count; ++block)
+    transaction->set(keys.block(layer, Striping{1}, block), "damaged");
+  ASSERT_TRUE(run(transaction->commit()));
+  const CheckReport report = run(store_->check("disk", nullptr)).value();
+  EXPECT_EQ(report.findings.size(), kMaxCheckFindings);
+  EXPECT_EQ(report.findings_count, strays_count);
+}
+
 TEST_F(StoreTest, UsageIsExactAlsoAfterACrash) {
   ASSERT_TRUE(create("disk"));
   auto disk = run(store_->open(loop_, "disk")).value();

@@ -35,8 +35,7 @@ Task<Result<void>> Volume::check_extents(uint64_t begin_extent, uint64_t end_ext
   CO_RETURN_IF_ERROR(co_await check_extents_of(top, begin_extent, end_extent, part));
   // Where a snapshot came between, the layer is not this volume's alone any more.
   if (update_top() != top) co_return Result<void>{};
-  report.blocks_count += part.blocks_count;
-  for (CheckFinding& finding : part.findings) add_finding(report, std::move(finding));
+  add_report(report, std::move(part));
   co_return Result<void>{};
 }
 
