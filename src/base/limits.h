@@ -129,7 +129,10 @@ inline constexpr uint32_t kMaxPartialCommits = 4;           // under way at once
 inline constexpr uint64_t kMaxTransactionBytes = kMiB;
 inline constexpr uint32_t kMaxMutationsPerCommit = 1000;
 inline constexpr uint32_t kMaxTransactionAttempts = 100;  // of a metadata transaction that conflicts
-inline constexpr uint64_t kMaxValueBytes = 90'000;        // FoundationDB takes 100,000
+inline constexpr size_t kMaxReceiptsKept = 16;            // of transactions that are decided, before they go
+inline constexpr uint32_t kReceiptsPerClearing = 1000;    // of those that others have left
+inline constexpr auto kReceiptLifetime = std::chrono::hours(24);  // nobody asks the store for so long
+inline constexpr uint64_t kMaxValueBytes = 90'000;                // FoundationDB takes 100,000
 inline constexpr uint32_t kMaxKeyBytes = 1024;
 
 // Embedded stores.

@@ -56,6 +56,7 @@ Task<Result<std::optional<volume::TrashEntry>>> FakeStore::remove(std::string na
                                                                   volume::RemoveOptions options) {
   const auto found = volumes.find(name);
   if (found == volumes.end()) co_return no_volume(name);
+  if (options.id != 0 && options.id != found->second.id) co_return no_volume(name);
   if (found->second.sessions_count > 0) co_return fail(Errc::busy, name + " is in use");
   if (!found->second.snapshots.empty() && !options.with_snapshots)
     co_return fail(Errc::busy, name + " has snapshots");

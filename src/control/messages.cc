@@ -38,6 +38,7 @@ void put(Json& json, const RemoveRequest& request) {
   json["name"] = request.name;
   json["with_snapshots"] = request.with_snapshots;
   if (request.now) json["now"] = true;
+  if (request.id != 0) json["id"] = request.id;
 }
 void put(Json& json, const TrashRestoreRequest& request) {
   json["name"] = request.name;
@@ -115,6 +116,7 @@ void put_point(Json& json, const char* key, const std::optional<volume::Snapshot
 void put(Json& json, const volume::DiffImport& import) {
   json["name"] = import.volume;
   json["partial"] = import.partial;
+  if (import.partial_id != 0) json["partial_id"] = import.partial_id;
   put_point(json, "from", import.from);
   put_point(json, "to", import.to);
   json["size_bytes"] = import.options.size_bytes;
@@ -164,6 +166,7 @@ void take(Fields& fields, RemoveRequest& request) {
   request.name = fields.take<std::string>("name");
   request.with_snapshots = fields.take_optional<bool>("with_snapshots").value_or(false);
   request.now = fields.take_optional<bool>("now").value_or(false);
+  request.id = fields.take_optional<uint64_t>("id").value_or(0);
 }
 void take(Fields& fields, TrashRestoreRequest& request) {
   request.name = fields.take<std::string>("name");
@@ -242,6 +245,7 @@ std::optional<volume::SnapshotRef> take_point(Fields& fields, const char* key) {
 void take(Fields& fields, volume::DiffImport& import) {
   import.volume = fields.take<std::string>("name");
   import.partial = fields.take<std::string>("partial");
+  import.partial_id = fields.take_optional<uint64_t>("partial_id").value_or(0);
   import.from = take_point(fields, "from");
   import.to = take_point(fields, "to");
   import.options.size_bytes = fields.take<uint64_t>("size_bytes");

@@ -54,6 +54,7 @@ struct RemoveRequest {
   std::string name;
   bool with_snapshots = false;
   bool now = false;  // not by way of the trash
+  uint64_t id = 0;   // only while the name is this volume's; 0: whatever has it
   friend bool operator==(const RemoveRequest&, const RemoveRequest&) = default;
 };
 struct TrashListRequest {

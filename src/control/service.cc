@@ -75,9 +75,9 @@ Task<Result<std::string>> Service::carry_out(ResizeRequest request, volume::Prog
 }
 
 Task<Result<std::string>> Service::carry_out(RemoveRequest request, volume::Progress& /*progress*/) {
-  ASSIGN_OR_CO_RETURN(const auto trashed,
-                      co_await store_.remove(std::move(request.name),
-                                             {.with_snapshots = request.with_snapshots, .now = request.now}));
+  const volume::RemoveOptions options{
+      .with_snapshots = request.with_snapshots, .now = request.now, .id = request.id};
+  ASSIGN_OR_CO_RETURN(const auto trashed, co_await store_.remove(std::move(request.name), options));
   co_return removed_result(trashed);
 }
 

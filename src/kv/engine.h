@@ -140,6 +140,8 @@ struct Capabilities {
   bool shared_between_hosts = false;
   // How many transactions a volume should keep in flight.
   uint32_t commits_in_flight = 1;
+  // Whether a commit may end with unknown_result.
+  bool commits_can_be_in_doubt = true;
   // Whether a successful commit is already on stable storage, so that sync() does nothing.
   bool commits_are_durable = false;
   // A range with more bytes of rows than this takes several replies, one after the other, so a large read is

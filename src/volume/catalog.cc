@@ -60,6 +60,7 @@ Catalog::~Catalog() = default;
 
 Task<Result<void>> Catalog::start() {
   CO_RETURN_IF_ERROR(co_await check_header());
+  co_await records_.receipts().clear_expired();
   CO_RETURN_IF_ERROR(co_await jobs_.resume());
   trash_.start();
   if (engine_.capabilities().shared_between_hosts) jobs_.start_scanning();
@@ -175,19 +176,14 @@ Task<Result<VolumeInfo>> Catalog::create(std::string name, CreateOptions options
   record.created = options.created.value_or(home_.clock().wall_now());
   const LayerId layer{new_id()};
   auto body = [&](kv::Transaction& transaction) { return create_in(transaction, name, record, layer); };
-  CO_RETURN_IF_ERROR(co_await records_.transact<void>(body));
+  CO_RETURN_IF_ERROR(co_await records_.decide<void>(body));
   CO_RETURN_IF_ERROR(co_await engine_.sync(home_));
   co_return co_await info(std::move(name));
 }
 
 Task<Result<void>> Catalog::create_in(kv::Transaction& transaction, const std::string& name,
                                       const VolumeRecord& record, LayerId layer) {
-  auto existing = co_await records_.find(transaction, name);
-  if (existing) {
-    if (*existing == record.id) co_return Result<void>{};  // an attempt with an unknown result had happened
-    co_return fail(Errc::exists, fmt::format("volume \"{}\" exists already", name));
-  }
-  if (existing.error().code != Errc::not_found) co_return propagate(existing);
+  CO_RETURN_IF_ERROR(co_await records_.check_unused(transaction, name));
   transaction.set(keys_.name(name), NameRecord{record.id}.encode());
   transaction.set(keys_.volume(record.id), record.encode());
   FenceRecord fence;
@@ -311,10 +307,9 @@ Task<Result<VolumeInfo>> Catalog::set_quota(std::string name, uint64_t quota_byt
 
 Task<Result<void>> Catalog::rename(std::string name, std::string new_name) {
   CO_RETURN_IF_ERROR(check_volume_name(new_name));
-  std::optional<VolumeId> id;
-  auto body = [&](kv::Transaction& transaction) { return rename_in(transaction, name, new_name, id); };
-  CO_RETURN_IF_ERROR(co_await records_.transact<void>(body));
-  if (const auto opened = open_volumes_.find(*id); opened && opened->volume && !opened->closing) {
+  auto body = [&](kv::Transaction& transaction) { return rename_in(transaction, name, new_name); };
+  ASSIGN_OR_CO_RETURN(const VolumeId id, co_await records_.decide<VolumeId>(body));
+  if (const auto opened = open_volumes_.find(id); opened && opened->volume && !opened->closing) {
     // It may be closed on that executor before this runs there.
     post(*opened->executor, [opened, new_name] {
       if (opened->volume) opened->volume->set_name(new_name);
@@ -323,20 +318,15 @@ Task<Result<void>> Catalog::rename(std::string name, std::string new_name) {
   co_return co_await engine_.sync(home_);
 }
 
-Task<Result<void>> Catalog::rename_in(kv::Transaction& transaction, const std::string& name,
-                                      const std::string& new_name, std::optional<VolumeId>& id) {
-  auto existing = co_await records_.find(transaction, new_name);
-  if (existing) {
-    if (id && *existing == *id) co_return Result<void>{};  // an attempt with an unknown result had happened
-    co_return fail(Errc::exists, fmt::format("volume \"{}\" exists already", new_name));
-  }
-  if (existing.error().code != Errc::not_found) co_return propagate(existing);
+// The volume that has the new name.
+Task<Result<VolumeId>> Catalog::rename_in(kv::Transaction& transaction, const std::string& name,
+                                          const std::string& new_name) {
+  CO_RETURN_IF_ERROR(co_await records_.check_unused(transaction, new_name));
   auto found = co_await records_.find(transaction, name);
   if (!found) co_return propagate(found);
-  id = *found;
   transaction.clear(keys_.name(name));
   transaction.set(keys_.name(new_name), NameRecord{*found}.encode());
-  co_return Result<void>{};
+  co_return *found;
 }
 
 }  // namespace fdbnbd::volume

@@ -11,6 +11,7 @@
 #include "base/random.h"
 #include "kv/engine.h"
 #include "volume/check_progress.h"
+#include "volume/diff_import.h"
 #include "volume/groups.h"
 #include "volume/jobs.h"
 #include "volume/keys.h"
@@ -84,8 +85,7 @@ class Catalog final : public Store {
 
  private:
   // catalog_locks.cc
-  Task<Result<void>> break_lock_in(kv::Transaction& transaction, VolumeId id,
-                                   std::optional<uint64_t>& broken_epoch);
+  Task<Result<void>> break_lock_in(kv::Transaction& transaction, VolumeId id);
   Task<void> take_over_one(std::string name, VolumeId id, uint32_t& taken_count);
 
   // catalog.cc
@@ -98,8 +98,8 @@ class Catalog final : public Store {
 
   Task<Result<void>> create_in(kv::Transaction& transaction, const std::string& name,
                                const VolumeRecord& record, LayerId layer);
-  Task<Result<void>> rename_in(kv::Transaction& transaction, const std::string& name,
-                               const std::string& new_name, std::optional<VolumeId>& id);
+  Task<Result<VolumeId>> rename_in(kv::Transaction& transaction, const std::string& name,
+                                   const std::string& new_name);
   Task<Result<void>> check_header();
   Task<Result<void>> check_header_in(kv::Transaction& transaction, const StoreHeader& ours);
 
@@ -107,14 +107,18 @@ class Catalog final : public Store {
   Task<Result<void>> list_snapshots(VolumeId id, SnapshotName but, std::vector<std::string>& names);
 
   // catalog_snapshots.cc
-  Task<Result<void>> snapshot_in(kv::Transaction& transaction, std::vector<SnapshotPlan>& plans,
-                                 WallTime created);
+  Task<Result<std::vector<SnapshotPlan>>> snapshot_in(kv::Transaction& transaction,
+                                                      std::vector<SnapshotPlan> plans, WallTime created);
   Task<Result<void>> clone_in(kv::Transaction& transaction, const SnapshotName& snapshot,
                               const std::string& new_name, VolumeId id, LayerId top, WallTime created);
   Task<Result<void>> remove_snapshot(SnapshotName name);
-  Task<Result<void>> remove_snapshot_in(kv::Transaction& transaction, const SnapshotName& name,
-                                        std::optional<LayerId>& layer);
+  Task<Result<void>> remove_snapshot_in(kv::Transaction& transaction, const SnapshotName& name);
   Task<Result<VolumeInfo>> describe_snapshot(SnapshotName name);
+
+  // catalog_backup.cc
+  Task<Result<VolumeInfo>> prepare_partial(DiffImport import, VolumeInfo partial, uint64_t quota_bytes);
+  // Of a volume that is reserved here.
+  Task<Result<QuietVolume>> make_quiet(VolumeId id, std::string name);
 
   // catalog_flatten.cc
   Task<Result<bool>> cut_loose_in(kv::Transaction& transaction, VolumeId id, LayerId top);

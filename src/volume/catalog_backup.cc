@@ -1,8 +1,10 @@
 #include <fmt/core.h>
 
+#include <algorithm>
 #include <utility>
 #include <vector>
 
+#include "base/log.h"
 #include "volume/catalog.h"
 #include "volume/diff.h"
 #include "volume/diff_import.h"
@@ -54,31 +56,55 @@ Task<Result<VolumeInfo>> Catalog::begin_import(DiffImport import) {
   ASSIGN_OR_CO_RETURN(const ImportBase base, co_await records_.transact<ImportBase>(find_base));
   const SnapshotName begins_at{.volume = import.volume, .snapshot = base.snapshot.name};
   ASSIGN_OR_CO_RETURN(const VolumeInfo partial, co_await clone(begins_at.full(), import.partial));
-  if (partial.size_bytes == import.options.size_bytes) co_return partial;
+  auto prepared = co_await prepare_partial(import, partial, base.records.volume.quota_bytes);
+  if (prepared) co_return prepared;
+  const auto removed = co_await remove(import.partial, {.now = true, .id = partial.id});
+  if (!removed) log::warning("volume \"{}\" is left: {}", import.partial, removed.error().what);
+  co_return prepared;
+}
+
+// What is written may be more than what is left in the end, since the stream may have zeroes behind it: more
+// by at most what the volume uses now. What counts is checked in the end.
+Task<Result<VolumeInfo>> Catalog::prepare_partial(DiffImport import, VolumeInfo partial,
+                                                  uint64_t quota_bytes) {
+  if (quota_bytes != 0) {
+    const uint64_t bound_bytes = quota_bytes + std::min(partial.used_bytes, UINT64_MAX - quota_bytes);
+    CO_RETURN_IF_ERROR(co_await set_quota(import.partial, bound_bytes));
+  }
+  if (partial.size_bytes == import.options.size_bytes) co_return co_await info(import.partial);
   co_return co_await resize(import.partial, import.options.size_bytes, true);
+}
+
+Task<Result<QuietVolume>> Catalog::make_quiet(VolumeId id, std::string name) {
+  ASSIGN_OR_CO_RETURN(const auto claimed, co_await open_volumes_.claim(id, name));
+  co_return co_await volume::make_quiet(records_, id, std::move(name), claimed);
 }
 
 Task<Result<VolumeInfo>> Catalog::finish_import(DiffImport import) {
   ASSIGN_OR_CO_RETURN(const VolumeId partial_id, co_await records_.find(import.partial));
+  if (import.partial_id != 0 && partial_id.value != import.partial_id) {
+    co_return fail(Errc::conflict, fmt::format("volume \"{}\" is not the one that this import has begun with",
+                                               import.partial));
+  }
   {
     ImportEnd end;
     end.new_top = LayerId{new_id()};
     end.created = home_.clock().wall_now();
     ASSIGN_OR_CO_RETURN(const OpenVolumes::Reservation partial_reserved,
                         co_await open_volumes_.reserve(partial_id, import.partial));
-    ASSIGN_OR_CO_RETURN(end.partial_claim, co_await open_volumes_.claim(partial_id, import.partial));
+    ASSIGN_OR_CO_RETURN(end.partial, co_await make_quiet(partial_id, import.partial));
     std::vector<OpenVolumes::Reservation> volume_reserved;
     if (import.from) {
       ASSIGN_OR_CO_RETURN(const VolumeId id, co_await records_.find(import.volume));
       auto reserved = co_await open_volumes_.reserve(id, import.volume);
       if (!reserved) co_return propagate(reserved);
       volume_reserved.push_back(std::move(*reserved));
-      ASSIGN_OR_CO_RETURN(end.volume_claim, co_await open_volumes_.claim(id, import.volume));
+      ASSIGN_OR_CO_RETURN(end.volume, co_await make_quiet(id, import.volume));
     }
     auto body = [&](kv::Transaction& transaction) {
-      return volume::finish_import(transaction, records_, import, partial_id, end);
+      return volume::finish_import(transaction, records_, import, end);
     };
-    CO_RETURN_IF_ERROR(co_await records_.transact<void>(body));
+    CO_RETURN_IF_ERROR(co_await records_.decide<void>(body));
   }
   co_await jobs_.take_up();
   CO_RETURN_IF_ERROR(co_await engine_.sync(home_));

@@ -26,7 +26,7 @@ Task<Result<VolumeInfo>> Catalog::flatten(std::string name, Progress* progress) 
       if (!top) co_return propagate(top);
       const LayerId layer = *top;
       auto body = [&](kv::Transaction& transaction) { return cut_loose_in(transaction, id, layer); };
-      ASSIGN_OR_CO_RETURN(is_loose, co_await records_.transact<bool>(body));
+      ASSIGN_OR_CO_RETURN(is_loose, co_await records_.decide<bool>(body));
       if (is_loose) open_volumes_.forget_parents(id, layer);
     }
   }
@@ -80,7 +80,7 @@ Task<Result<VolumeInfo>> Catalog::copy_snapshot(std::string snapshot_name, std::
   auto flattened = co_await flatten(new_name, progress);
   if (flattened) co_return flattened;
   // Half a copy is none.
-  const auto removed = co_await remove(new_name, {.now = true});
+  const auto removed = co_await remove(new_name, {.now = true, .id = cloned.id});
   if (!removed) log::warning("volume \"{}\", half a copy, is left: {}", new_name, removed.error().what);
   co_return flattened;
 }

@@ -59,23 +59,19 @@ Task<Result<std::string>> Catalog::break_lock(std::string name) {
   if (sight.fence.is_free()) co_return std::string();
   std::string holder =
       sight.fence.owner == open_volumes_.owner() ? options_.ownership.holder : sight.holder();
-  std::optional<uint64_t> broken_epoch;
-  auto body = [&](kv::Transaction& transaction) { return break_lock_in(transaction, id, broken_epoch); };
-  CO_RETURN_IF_ERROR(co_await records_.transact<void>(body));
+  auto body = [&](kv::Transaction& transaction) { return break_lock_in(transaction, id); };
+  CO_RETURN_IF_ERROR(co_await records_.decide<void>(body));
   log::warning("the lock of volume \"{}\" is broken; {} held it", name, holder);
   co_return holder;
 }
 
-Task<Result<void>> Catalog::break_lock_in(kv::Transaction& transaction, VolumeId id,
-                                          std::optional<uint64_t>& broken_epoch) {
+Task<Result<void>> Catalog::break_lock_in(kv::Transaction& transaction, VolumeId id) {
   const std::string key = keys_.fence(id);
   auto value = co_await transaction.get(key, kv::Isolation::serializable);
   if (!value) co_return propagate(value);
   if (!value->has_value()) co_return fail(Errc::not_found, "the volume has been removed");
   ASSIGN_OR_CO_RETURN(FenceRecord fence, FenceRecord::decode(**value));
-  // Free, or another tenure: an attempt with an unknown result had happened.
-  if (fence.is_free() || (broken_epoch && fence.epoch != *broken_epoch)) co_return Result<void>();
-  broken_epoch = fence.epoch;
+  if (fence.is_free()) co_return Result<void>();
   ++fence.epoch;
   fence.owner = {};
   transaction.set(key, fence.encode());

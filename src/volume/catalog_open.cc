@@ -90,6 +90,7 @@ Task<void> Catalog::close() {
   co_await open_snapshots_.wait_until_unused();
   co_await trash_.close();
   co_await jobs_.join();
+  co_await records_.receipts().clear();
 }
 
 }  // namespace fdbnbd::volume

@@ -34,13 +34,15 @@ Task<Result<void>> Catalog::snapshot(std::vector<std::string> names, std::option
   }
   const WallTime time = created.value_or(home_.clock().wall_now());
   auto body = [&](kv::Transaction& transaction) { return snapshot_in(transaction, plans, time); };
-  CO_RETURN_IF_ERROR(co_await records_.transact<void>(body));
-  for (const SnapshotPlan& plan : plans) open_volumes_.note_snapshot(plan.id);
+  ASSIGN_OR_CO_RETURN(const auto taken, co_await records_.decide<std::vector<SnapshotPlan>>(body));
+  for (const SnapshotPlan& plan : taken) open_volumes_.note_snapshot(plan.id);
   co_return co_await engine_.sync(home_);
 }
 
-Task<Result<void>> Catalog::snapshot_in(kv::Transaction& transaction, std::vector<SnapshotPlan>& plans,
-                                        WallTime created) {
+// The plans, with the volumes that they turned out to be for.
+Task<Result<std::vector<SnapshotPlan>>> Catalog::snapshot_in(kv::Transaction& transaction,
+                                                             std::vector<SnapshotPlan> plans,
+                                                             WallTime created) {
   std::vector<std::string> wanted;
   for (const SnapshotPlan& plan : plans) wanted.push_back(keys_.name(plan.name.volume));
   ASSIGN_OR_CO_RETURN(const RecordReader::Values names, co_await records_.read_points(transaction, wanted));
@@ -49,7 +51,8 @@ Task<Result<void>> Catalog::snapshot_in(kv::Transaction& transaction, std::vecto
     ASSIGN_OR_CO_RETURN(const NameRecord record, NameRecord::decode(*names[i]));
     plans[i].id = record.volume;
   }
-  co_return co_await take_snapshots(transaction, records_, plans, created);
+  CO_RETURN_IF_ERROR(co_await take_snapshots(transaction, records_, plans, created));
+  co_return plans;
 }
 
 // Clones
@@ -63,7 +66,7 @@ Task<Result<VolumeInfo>> Catalog::clone(std::string snapshot_name, std::string n
   auto body = [&](kv::Transaction& transaction) {
     return clone_in(transaction, snapshot, new_name, id, top, created);
   };
-  CO_RETURN_IF_ERROR(co_await records_.transact<void>(body));
+  CO_RETURN_IF_ERROR(co_await records_.decide<void>(body));
   CO_RETURN_IF_ERROR(co_await engine_.sync(home_));
   co_return co_await info(std::move(new_name));
 }
@@ -71,12 +74,7 @@ Task<Result<VolumeInfo>> Catalog::clone(std::string snapshot_name, std::string n
 Task<Result<void>> Catalog::clone_in(kv::Transaction& transaction, const SnapshotName& snapshot,
                                      const std::string& new_name, VolumeId id, LayerId top,
                                      WallTime created) {
-  auto existing = co_await records_.find(transaction, new_name);
-  if (existing) {
-    if (*existing == id) co_return Result<void>{};  // an attempt with an unknown result had happened
-    co_return fail(Errc::exists, fmt::format("volume \"{}\" exists already", new_name));
-  }
-  if (existing.error().code != Errc::not_found) co_return propagate(existing);
+  CO_RETURN_IF_ERROR(co_await records_.check_unused(transaction, new_name));
   auto found = co_await records_.find_snapshot(transaction, snapshot);
   if (!found) co_return propagate(found);
   ASSIGN_OR_CO_RETURN(const VolumeRecords records,
@@ -111,7 +109,7 @@ Task<Result<VolumeInfo>> Catalog::rollback(std::string snapshot_name, bool disco
     ASSIGN_OR_CO_RETURN(const auto claimed, co_await open_volumes_.claim(id, snapshot.volume));
     const RollbackPlan plan{.id = id, .name = snapshot, .new_top = LayerId{new_id()}, .claimed = claimed};
     auto body = [&](kv::Transaction& transaction) { return roll_back(transaction, records_, plan); };
-    CO_RETURN_IF_ERROR(co_await records_.transact<void>(body));
+    CO_RETURN_IF_ERROR(co_await records_.decide<void>(body));
   }
   co_await jobs_.take_up();
   CO_RETURN_IF_ERROR(co_await engine_.sync(home_));
@@ -121,32 +119,20 @@ Task<Result<VolumeInfo>> Catalog::rollback(std::string snapshot_name, bool disco
 // Removal
 
 Task<Result<void>> Catalog::remove_snapshot(SnapshotName name) {
-  {
-    ASSIGN_OR_CO_RETURN(const FoundSnapshot found, co_await records_.find_snapshot(name));
-    const OpenSnapshot* opened = open_snapshots_.find(found.record.layer);
-    if (opened != nullptr) {
-      co_return fail(
-          Errc::busy,
-          fmt::format("snapshot \"{}\" is in use by {} NBD session{}: detach the clients first", name.full(),
-                      opened->sessions_count, opened->sessions_count == 1 ? "" : "s"));
-    }
-  }
-  std::optional<LayerId> layer;
-  auto body = [&](kv::Transaction& transaction) { return remove_snapshot_in(transaction, name, layer); };
-  CO_RETURN_IF_ERROR(co_await records_.transact<void>(body));
+  auto body = [&](kv::Transaction& transaction) { return remove_snapshot_in(transaction, name); };
+  CO_RETURN_IF_ERROR(co_await records_.decide<void>(body));
   co_await jobs_.take_up();
   co_return co_await engine_.sync(home_);
 }
 
-Task<Result<void>> Catalog::remove_snapshot_in(kv::Transaction& transaction, const SnapshotName& name,
-                                               std::optional<LayerId>& layer) {
+Task<Result<void>> Catalog::remove_snapshot_in(kv::Transaction& transaction, const SnapshotName& name) {
   auto found = co_await records_.find_snapshot(transaction, name);
-  // Gone or another one: an attempt with an unknown result had happened.
-  if (layer &&
-      ((!found && found.error().code == Errc::not_found) || (found && found->record.layer != *layer)))
-    co_return Result<void>{};
   if (!found) co_return propagate(found);
-  layer = found->record.layer;
+  if (const OpenSnapshot* opened = open_snapshots_.find(found->record.layer); opened != nullptr) {
+    co_return fail(Errc::busy,
+                   fmt::format("snapshot \"{}\" is in use by {} NBD session{}: detach the clients first",
+                               name.full(), opened->sessions_count, opened->sessions_count == 1 ? "" : "s"));
+  }
   std::vector<SnapshotRow> one;
   one.push_back({name.snapshot, found->record});
   co_return co_await drop_snapshots(transaction, records_, one, found->volume);

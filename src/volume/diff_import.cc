@@ -88,7 +88,49 @@ tl::unexpected<Error> opened_elsewhere(const std::string& name) {
   return fail(Errc::busy, fmt::format("volume \"{}\" has just been opened by another server", name));
 }
 
+// Whether the volume is what make_quiet() has left: nobody has taken it, and no snapshot has been taken of
+// it.
+bool is_quiet(const FenceRecord& fence, const QuietVolume& quiet) {
+  return fence.same_tenure(quiet.fence) && fence.top_layer == quiet.fence.top_layer;
+}
+
+// As for writes: what a volume uses already it may go on using, also above its quota.
+Result<void> check_quota(const DiffImport& import, const VolumeRecord& volume, const ImportEnd& end) {
+  const uint64_t used_bytes = end.partial.data_blocks_count << volume.block_shift;
+  if (volume.quota_bytes == 0 || used_bytes <= volume.quota_bytes ||
+      end.partial.data_blocks_count <= end.volume->data_blocks_count)
+    return {};
+  return fail(Errc::no_space, fmt::format("volume \"{}\" would use {} bytes, more than its quota of {}",
+                                          import.volume, used_bytes, volume.quota_bytes));
+}
+
+Task<Result<VolumeRecords>> make_quiet_in(kv::Transaction& transaction, RecordReader& records, VolumeId id,
+                                          const std::string& name,
+                                          const std::optional<FenceRecord>& claimed) {
+  ASSIGN_OR_CO_RETURN(VolumeRecords found, co_await records.load(transaction, id, name));
+  if (claimed && !found.fence.same_tenure(*claimed)) co_return opened_elsewhere(name);
+  if (!claimed || claimed->is_free()) co_return found;
+  const KeySpace& keys = records.keys();
+  ++found.fence.epoch;
+  found.fence.owner = {};
+  transaction.set(keys.fence(id), found.fence.encode());
+  transaction.clear(keys.heartbeat(id));
+  transaction.clear(keys.handover(id));
+  co_return found;
+}
+
 }  // namespace
+
+Task<Result<QuietVolume>> make_quiet(RecordReader& records, VolumeId id, std::string name,
+                                     std::optional<FenceRecord> claimed) {
+  auto body = [&](kv::Transaction& transaction) {
+    return make_quiet_in(transaction, records, id, name, claimed);
+  };
+  ASSIGN_OR_CO_RETURN(const VolumeRecords found, co_await records.decide<VolumeRecords>(body));
+  ASSIGN_OR_CO_RETURN(const uint64_t data_blocks_count,
+                      co_await records.count_data_blocks(found.fence.top_layer, found.volume));
+  co_return QuietVolume{id, found.fence, data_blocks_count};
+}
 
 Task<Result<ImportBase>> find_import_base(kv::Transaction& transaction, RecordReader& records,
                                           const DiffImport& import) {
@@ -113,27 +155,26 @@ Task<Result<ImportBase>> find_import_base(kv::Transaction& transaction, RecordRe
 }
 
 Task<Result<void>> finish_import(kv::Transaction& transaction, RecordReader& records,
-                                 const DiffImport& import, VolumeId partial_id, const ImportEnd& end) {
+                                 const DiffImport& import, const ImportEnd& end) {
   const KeySpace& keys = records.keys();
+  const VolumeId partial_id = end.partial.id;
   auto partial = co_await records.find(transaction, import.partial);
-  // Gone: an attempt with an unknown result had happened.
-  if (!partial && partial.error().code == Errc::not_found) co_return Result<void>{};
   if (!partial) co_return propagate(partial);
   if (*partial != partial_id) co_return opened_elsewhere(import.partial);
   ASSIGN_OR_CO_RETURN(const VolumeRecords filled,
                       co_await records.load(transaction, partial_id, import.partial));
-  if (end.partial_claim && !filled.fence.same_tenure(*end.partial_claim))
-    co_return opened_elsewhere(import.partial);
+  if (!is_quiet(filled.fence, end.partial)) co_return opened_elsewhere(import.partial);
   VolumeRecord volume = filled.volume;
   FenceRecord fence = filled.fence;
   transaction.clear(keys.name(import.partial));
   if (import.from) {
     ASSIGN_OR_CO_RETURN(const ImportBase base, co_await find_import_base(transaction, records, import));
-    if (end.volume_claim && !base.records.fence.same_tenure(*end.volume_claim))
+    if (base.id != end.volume->id || !is_quiet(base.records.fence, *end.volume))
       co_return opened_elsewhere(import.volume);
     auto own = co_await records.read_layer(transaction, filled.fence.top_layer);
     if (!own) co_return propagate(own);
     if (!*own || (*own)->parent != base.snapshot.record.layer) co_return changed_since(import);
+    CO_RETURN_IF_ERROR(check_quota(import, base.records.volume, end));
     CO_RETURN_IF_ERROR(co_await drop_top(transaction, keys, base.records.fence.top_layer));
     volume = base.records.volume;
     volume.size_bytes = filled.volume.size_bytes;
@@ -143,9 +184,7 @@ Task<Result<void>> finish_import(kv::Transaction& transaction, RecordReader& rec
     transaction.clear(keys.heartbeat(partial_id));
     transaction.clear(keys.handover(partial_id));
   } else {
-    auto existing = co_await records.find(transaction, import.volume);
-    if (existing) co_return fail(Errc::exists, fmt::format("volume \"{}\" exists already", import.volume));
-    if (existing.error().code != Errc::not_found) co_return propagate(existing);
+    CO_RETURN_IF_ERROR(co_await records.check_unused(transaction, import.volume));
     transaction.set(keys.name(import.volume), NameRecord{partial_id}.encode());
   }
   ++fence.epoch;  // whoever had it open does not have it any more

@@ -30,18 +30,30 @@ struct ImportBase {
 Task<Result<ImportBase>> find_import_base(kv::Transaction& transaction, RecordReader& records,
                                           const DiffImport& import);
 
-// What finish_import() puts into the store; chosen before, so that an attempt is known again.
+// A volume that nobody can write any more.
+struct QuietVolume {
+  VolumeId id;
+  FenceRecord fence;
+  uint64_t data_blocks_count = 0;  // that it reads as data
+};
+
+// Takes the volume from a holder that gives no sign of life, if one has it: what `claimed`, of
+// OpenVolumes::claim(), says. A holder that wakes up cannot write any more, so what is read of the volume
+// from then on stays true while its fence is what this gives. busy where somebody else is at it.
+Task<Result<QuietVolume>> make_quiet(RecordReader& records, VolumeId id, std::string name,
+                                     std::optional<FenceRecord> claimed);
+
+// What finish_import() puts into the store, and between what.
 struct ImportEnd {
   LayerId new_top;  // where a snapshot is taken
   WallTime created{};
-  // The tenures in which nobody else is at work on the volumes, as OpenVolumes::claim() says.
-  std::optional<FenceRecord> volume_claim;
-  std::optional<FenceRecord> partial_claim;
+  QuietVolume partial;
+  std::optional<QuietVolume> volume;  // of an import that has a `from`
 };
 
-// Makes `import.partial` the volume, or its next snapshot. Both are reserved. `partial_id` is where it is.
-// Errors as find_import_base(); busy.
+// Makes `import.partial` the volume, or its next snapshot. Both are reserved. Errors as find_import_base();
+// no_space; busy.
 Task<Result<void>> finish_import(kv::Transaction& transaction, RecordReader& records,
-                                 const DiffImport& import, VolumeId partial_id, const ImportEnd& end);
+                                 const DiffImport& import, const ImportEnd& end);
 
 }  // namespace fdbnbd::volume

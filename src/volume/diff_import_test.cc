@@ -114,6 +114,56 @@ TEST_F(DiffImportTest, AVolumeInUseIsBusyInTheEnd) {
   EXPECT_EQ(finish(second).error().code, Errc::busy);
 }
 
+TEST_F(DiffImportTest, TheVolumeStaysWithinItsQuota) {
+  make_first();
+  ASSERT_TRUE(run(store_->set_quota("copy", 3 * kBlock)));
+  const DiffImport second = import_of(ref("disk", "a"), ref("disk", "b"));
+  ASSERT_TRUE(begin(second));
+  gather(2, 2);
+  gather(3, 3);
+  gather(4, 4);
+  EXPECT_EQ(finish(second).error().code, Errc::no_space) << "it would have four blocks";
+  EXPECT_EQ(run(store_->info("copy")).value().snapshots.size(), 1U);
+  EXPECT_EQ(content(*open_disk("copy"), 2), 0);
+  {
+    // What comes first in a stream may need room that is given back later in it, but no more than that.
+    const auto partial = open_disk("copy.importing");
+    const std::vector<std::byte> data(kBlock, std::byte{5});
+    EXPECT_EQ(run(partial->write(5 * kBlock, data, {})).error().code, Errc::no_space);
+    ASSERT_TRUE(run(partial->trim(1 * kBlock, kBlock, {})));
+  }
+  const auto finished = finish(second);
+  ASSERT_TRUE(finished) << finished.error().what;
+  EXPECT_EQ(finished->used_bytes, 3 * kBlock);
+  EXPECT_EQ(finished->quota_bytes, 3 * kBlock);
+  expect_clean();
+}
+
+TEST_F(DiffImportTest, AVolumeAboveItsQuotaTakesWhatNeedsNoMore) {
+  make_first();
+  ASSERT_TRUE(run(store_->set_quota("copy", 512)));
+  const DiffImport second = import_of(ref("disk", "a"), ref("disk", "b"));
+  ASSERT_TRUE(begin(second));
+  gather(1, 2);
+  EXPECT_TRUE(finish(second));
+  EXPECT_EQ(content(*open_disk("copy"), 1), 2);
+}
+
+TEST_F(DiffImportTest, OnlyWhatTheImportHasBegunWithIsTaken) {
+  make_first();
+  DiffImport second = import_of(ref("disk", "a"), ref("disk", "b"));
+  second.partial_id = begin(second).value().id;
+  ASSERT_TRUE(remove("copy.importing"));
+  const DiffImport other = import_of(ref("disk", "a"), ref("disk", "b"));
+  ASSERT_TRUE(begin(other));
+  gather(2, 2);
+  EXPECT_EQ(finish(second).error().code, Errc::conflict);
+  settle();
+  EXPECT_EQ(run(store_->remove("copy.importing", {.now = true, .id = second.partial_id})).error().code,
+            Errc::not_found);
+  EXPECT_TRUE(finish(other));
+}
+
 TEST_F(DiffImportTest, OnlyTheSnapshotOfTheStreamIsItsBase) {
   make_first();
   EXPECT_EQ(begin(import_of(SnapshotRef{"a", 12345}, ref("disk", "b"))).error().code, Errc::differs);

@@ -161,6 +161,14 @@ TEST(Format, WhatVersion2OfTheVolumeRecordAddsIsWhatItWrote) {
   EXPECT_EQ(TrashRecord::decode(trash.encode()).value().expires, trash.expires);
 }
 
+TEST(Format, ReceiptsAreWhatVersion1Wrote) {
+  const ReceiptRecord receipt{.attempt = 3, .created = kThen};
+  const std::string lines =
+      to_hex(KeySpace("pre").receipt(ReceiptId{7})) + "\n" + to_hex(receipt.encode()) + "\n";
+  expect_golden("receipts_v1.txt", lines);
+  EXPECT_EQ(ReceiptRecord::decode(receipt.encode()).value().attempt, 3U);
+}
+
 template <typename Record>
 void expect_every_damage_is_found(const std::string& value) {
   ASSERT_TRUE(Record::decode(value));

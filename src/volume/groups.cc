@@ -76,7 +76,7 @@ Task<Result<std::vector<VolumeId>>> Groups::find_volumes(kv::Transaction& transa
 Task<Result<void>> Groups::create(std::string name, std::vector<std::string> volumes) {
   CO_RETURN_IF_ERROR(check_volume_name(name));
   auto body = [&](kv::Transaction& transaction) { return create_in(transaction, name, volumes); };
-  CO_RETURN_IF_ERROR(co_await records_.transact<void>(body));
+  CO_RETURN_IF_ERROR(co_await records_.decide<void>(body));
   co_return co_await records_.engine().sync(records_.executor());
 }
 
@@ -94,26 +94,22 @@ Task<Result<void>> Groups::create_in(kv::Transaction& transaction, const std::st
 }
 
 Task<Result<void>> Groups::remove(std::string name) {
-  bool was_there = false;
-  auto body = [&](kv::Transaction& transaction) { return remove_in(transaction, name, was_there); };
-  CO_RETURN_IF_ERROR(co_await records_.transact<void>(body));
+  auto body = [&](kv::Transaction& transaction) { return remove_in(transaction, name); };
+  CO_RETURN_IF_ERROR(co_await records_.decide<void>(body));
   co_return co_await records_.engine().sync(records_.executor());
 }
 
-Task<Result<void>> Groups::remove_in(kv::Transaction& transaction, const std::string& name, bool& was_there) {
+Task<Result<void>> Groups::remove_in(kv::Transaction& transaction, const std::string& name) {
   const auto group = co_await load(transaction, name);
-  // An attempt with an unknown result had happened.
-  if (!group && group.error().code == Errc::not_found && was_there) co_return Result<void>{};
   // One whose record is damaged can still be removed.
   if (!group && group.error().code != Errc::corruption) co_return tl::unexpected(group.error());
-  was_there = true;
   transaction.clear(keys_.group(name));
   co_return Result<void>{};
 }
 
 Task<Result<void>> Groups::change(std::string name, GroupChange change) {
   auto body = [&](kv::Transaction& transaction) { return change_in(transaction, name, change); };
-  CO_RETURN_IF_ERROR(co_await records_.transact<void>(body));
+  CO_RETURN_IF_ERROR(co_await records_.decide<void>(body));
   co_return co_await records_.engine().sync(records_.executor());
 }
 
@@ -198,25 +194,20 @@ Task<Result<std::vector<VolumeId>>> Groups::load_members(kv::Transaction& transa
 Task<Result<void>> Groups::snapshot(std::string name) {
   ASSIGN_OR_CO_RETURN(const SnapshotName parsed, parse_snapshot_name(name));
   ASSIGN_OR_CO_RETURN(const Names names, co_await read_names());
-  std::map<VolumeId, LayerId> new_tops;
   const WallTime created = records_.executor().clock().wall_now();
-  auto body = [&](kv::Transaction& transaction) {
-    return snapshot_in(transaction, parsed, names, new_tops, created);
-  };
-  CO_RETURN_IF_ERROR(co_await records_.transact<void>(body));
+  auto body = [&](kv::Transaction& transaction) { return snapshot_in(transaction, parsed, names, created); };
+  CO_RETURN_IF_ERROR(co_await records_.decide<void>(body));
   co_return co_await records_.engine().sync(records_.executor());
 }
 
 Task<Result<void>> Groups::snapshot_in(kv::Transaction& transaction, const SnapshotName& name,
-                                       const Names& names, std::map<VolumeId, LayerId>& new_tops,
-                                       WallTime created) {
+                                       const Names& names, WallTime created) {
   ASSIGN_OR_CO_RETURN(const auto members, co_await load_members(transaction, name.volume));
   std::vector<SnapshotPlan> plans;
   for (const VolumeId id : members) {
-    const auto new_top = new_tops.try_emplace(id, new_layer()).first;
     plans.push_back({.id = id,
                      .name = {.volume = name_in(names, id), .snapshot = name.snapshot},
-                     .new_top = new_top->second});
+                     .new_top = new_layer()});
   }
   co_return co_await take_snapshots(transaction, records_, plans, created);
 }
@@ -242,7 +233,7 @@ Task<Result<void>> Groups::rollback(std::string name) {
                        .claimed = claimed});
     }
     auto body = [&](kv::Transaction& transaction) { return rollback_in(transaction, parsed, plans); };
-    CO_RETURN_IF_ERROR(co_await records_.transact<void>(body));
+    CO_RETURN_IF_ERROR(co_await records_.decide<void>(body));
   }
   co_await jobs_.take_up();
   co_return co_await records_.engine().sync(records_.executor());

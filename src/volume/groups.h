@@ -44,12 +44,11 @@ class Groups {
   Task<Result<std::vector<VolumeId>>> load_members(kv::Transaction& transaction, const std::string& name);
   Task<Result<void>> create_in(kv::Transaction& transaction, const std::string& name,
                                const std::vector<std::string>& volumes);
-  Task<Result<void>> remove_in(kv::Transaction& transaction, const std::string& name, bool& was_there);
+  Task<Result<void>> remove_in(kv::Transaction& transaction, const std::string& name);
   Task<Result<void>> change_in(kv::Transaction& transaction, const std::string& name,
                                const GroupChange& change);
-  // `new_tops` are kept from attempt to attempt.
   Task<Result<void>> snapshot_in(kv::Transaction& transaction, const SnapshotName& name, const Names& names,
-                                 std::map<VolumeId, LayerId>& new_tops, WallTime created);
+                                 WallTime created);
   Task<Result<void>> rollback_in(kv::Transaction& transaction, const SnapshotName& name,
                                  const std::vector<RollbackPlan>& plans);
 

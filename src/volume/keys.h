@@ -29,6 +29,12 @@ struct JobId {
   auto operator<=>(const JobId&) const = default;
 };
 
+// A transaction of a verb, whichever of its attempts happens.
+struct ReceiptId {
+  uint64_t value = 0;
+  auto operator<=>(const ReceiptId&) const = default;
+};
+
 // Where a layer's blocks go: extents are dealt out to `stripes_count` contiguous parts of the key space, so
 // that a sequential stream does not hit one storage server. 1 to 256; constant for a layer.
 struct Striping {
@@ -52,6 +58,7 @@ class KeySpace {
   std::string trash(VolumeId id) const { return with_id('X', id.value); }
   std::string group(std::string_view group_name) const { return prefix_ + 'G' + std::string(group_name); }
   std::string job(JobId id) const { return with_id('T', id.value); }
+  std::string receipt(ReceiptId id) const { return with_id('R', id.value); }
   std::string snapshot(VolumeId volume, std::string_view snapshot_name) const {
     return with_id('N', volume.value).append(snapshot_name);
   }

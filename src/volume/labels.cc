@@ -62,7 +62,7 @@ Task<Result<void>> change_labels(RecordReader& records, std::string name, LabelC
   for (const auto& [key, value] : change.set) CO_RETURN_IF_ERROR(check_label(key, value));
   for (const std::string& key : change.removed) CO_RETURN_IF_ERROR(check_label(key, ""));
   auto body = [&](kv::Transaction& transaction) { return change_in(transaction, records, name, change); };
-  CO_RETURN_IF_ERROR(co_await records.transact<void>(body));
+  CO_RETURN_IF_ERROR(co_await records.decide<void>(body));
   co_return co_await records.engine().sync(records.executor());
 }
 

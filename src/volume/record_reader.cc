@@ -61,6 +61,13 @@ Task<Result<VolumeId>> RecordReader::find(kv::Transaction& transaction, const st
   co_return record.volume;
 }
 
+Task<Result<void>> RecordReader::check_unused(kv::Transaction& transaction, const std::string& name) {
+  const auto existing = co_await find(transaction, name);
+  if (existing) co_return fail(Errc::exists, fmt::format("volume \"{}\" exists already", name));
+  if (existing.error().code != Errc::not_found) co_return tl::unexpected(existing.error());
+  co_return Result<void>{};
+}
+
 Task<Result<VolumeId>> RecordReader::find(const std::string& name) {
   auto body = [&](kv::Transaction& transaction) { return find(transaction, name); };
   co_return co_await transact<VolumeId>(body);

@@ -14,6 +14,7 @@
 #include "kv/engine.h"
 #include "kv/retry.h"
 #include "volume/keys.h"
+#include "volume/receipts.h"
 #include "volume/records.h"
 #include "volume/store.h"
 
@@ -54,13 +55,25 @@ class RecordReader {
  public:
   // All outlive the reader. `seed` is for the back-off.
   RecordReader(kv::Engine& engine, Executor& executor, const KeySpace& keys, uint64_t seed)
-      : engine_(engine), executor_(executor), keys_(keys), random_(seed) {}
+      : engine_(engine),
+        executor_(executor),
+        keys_(keys),
+        random_(seed),
+        receipts_(engine, executor, keys, random_.next()) {}
 
   kv::Engine& engine() const { return engine_; }
   Executor& executor() const { return executor_; }
   const KeySpace& keys() const { return keys_; }
 
-  // Runs an idempotent transaction, or one that only reads, until it is decided.
+  // Runs a transaction that changes something, once, until it is decided (volume/receipts.h): what `body`
+  // gave in the attempt that has happened.
+  template <typename T, typename Body>
+  Task<Result<T>> decide(Body& body) {
+    return receipts_.decide<T>(body);
+  }
+  Receipts& receipts() { return receipts_; }
+
+  // Runs a transaction that only reads, or that may as well happen several times, until it is decided.
   template <typename T, typename Body>
   Task<Result<T>> transact(Body& body) {
     while (true) {
@@ -75,6 +88,8 @@ class RecordReader {
   // A volume by its name.
   Task<Result<VolumeId>> find(kv::Transaction& transaction, const std::string& name);
   Task<Result<VolumeId>> find(const std::string& name);
+  // exists where a volume has the name.
+  Task<Result<void>> check_unused(kv::Transaction& transaction, const std::string& name);
   // One in the trash is not_found.
   Task<Result<VolumeRecords>> load(kv::Transaction& transaction, VolumeId id, const std::string& name);
   Task<Result<VolumeRecords>> load(VolumeId id, const std::string& name);
@@ -109,6 +124,7 @@ class RecordReader {
   Executor& executor_;
   const KeySpace& keys_;
   Random random_;
+  Receipts receipts_;
 };
 
 // not_found.

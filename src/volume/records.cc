@@ -352,6 +352,17 @@ Result<GroupRecord> GroupRecord::decode(std::string_view value) {
   return record;
 }
 
+std::string ReceiptRecord::encode() const {
+  return Writer('R').put(attempt).put(created).finish();
+}
+
+Result<ReceiptRecord> ReceiptRecord::decode(std::string_view value) {
+  ReceiptRecord record;
+  ASSIGN_OR_RETURN(Reader reader, Reader::open('R', "receipt", value));
+  RETURN_IF_ERROR(reader.take(record.attempt).take(record.created).finish());
+  return record;
+}
+
 std::string JobRecord::encode() const {
   return Writer('T').put(static_cast<uint8_t>(kind)).put(layer.value).finish();
 }

@@ -167,6 +167,18 @@ struct GroupRecord {
   static Result<GroupRecord> decode(std::string_view value);
 };
 
+// That a verb's transaction has happened: written by that transaction itself, for the one who ran it and may
+// not learn its outcome otherwise. It goes when that one knows.
+struct ReceiptRecord {
+  // Which of the attempts it was. kRefused: none of them, nor will one.
+  static constexpr uint32_t kRefused = UINT32_MAX;
+  uint32_t attempt = 0;
+  WallTime created{};
+
+  std::string encode() const;
+  static Result<ReceiptRecord> decode(std::string_view value);
+};
+
 enum class JobKind : uint8_t {
   reclaim_layer = 1,  // clear all of a layer that is deleting
   merge_layer = 2,    // move what an unnamed layer holds into its only child

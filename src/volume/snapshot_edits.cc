@@ -28,17 +28,15 @@ Task<Result<void>> take_snapshots(kv::Transaction& transaction, RecordReader& re
     wanted.push_back(keys.volume(plan.id));
     wanted.push_back(keys.fence(plan.id));
     wanted.push_back(keys.snapshot(plan.id, plan.name.snapshot));
-    wanted.push_back(keys.layer(plan.new_top));
   }
   ASSIGN_OR_CO_RETURN(const RecordReader::Values values, co_await reader.read_points(transaction, wanted));
   std::vector<VolumeRecords> records;
   wanted.clear();
   for (size_t i = 0; i < plans.size(); ++i) {
     const SnapshotName& name = plans[i].name;
-    const auto& volume_value = values[4 * i];
-    const auto& fence_value = values[4 * i + 1];
-    if (values[4 * i + 3]) co_return Result<void>{};  // an attempt with an unknown result had happened
-    if (values[4 * i + 2])
+    const auto& volume_value = values[3 * i];
+    const auto& fence_value = values[3 * i + 1];
+    if (values[3 * i + 2])
       co_return fail(Errc::exists, fmt::format("snapshot \"{}\" exists already", name.full()));
     if (!volume_value || !fence_value) co_return tl::unexpected(record_missing(name.volume));
     ASSIGN_OR_CO_RETURN(const VolumeRecord volume, VolumeRecord::decode(*volume_value));
@@ -68,8 +66,6 @@ Task<Result<void>> roll_back(kv::Transaction& transaction, RecordReader& reader,
   const KeySpace& keys = reader.keys();
   ASSIGN_OR_CO_RETURN(const VolumeRecords records,
                       co_await reader.load(transaction, plan.id, plan.name.volume));
-  if (records.fence.top_layer == plan.new_top)
-    co_return Result<void>{};  // an attempt with an unknown result had happened
   ASSIGN_OR_CO_RETURN(const auto found, co_await get_record<SnapshotRecord>(
                                             transaction, keys.snapshot(plan.id, plan.name.snapshot),
                                             kv::Isolation::serializable));

@@ -20,7 +20,7 @@ namespace fdbnbd::volume {
 struct SnapshotPlan {
   VolumeId id;
   SnapshotName name;  // the volume's for messages
-  LayerId new_top;    // a new id, the same in each attempt
+  LayerId new_top;    // a new id
 };
 
 // Takes all of the snapshots, at one instant. exists; not_found.
@@ -30,7 +30,7 @@ Task<Result<void>> take_snapshots(kv::Transaction& transaction, RecordReader& re
 struct RollbackPlan {
   VolumeId id;
   SnapshotName name;  // the volume's for messages
-  LayerId new_top;    // a new id, the same in each attempt
+  LayerId new_top;    // a new id
   // The tenure in which nobody has the volume open; nothing in a store that only this process has.
   std::optional<FenceRecord> claimed;
 };

@@ -83,6 +83,7 @@ Result<SnapshotName> parse_snapshot_name(std::string_view name);
 struct RemoveOptions {
   bool with_snapshots = false;  // of a volume
   bool now = false;             // not by way of the trash
+  uint64_t id = 0;              // only while the name is this volume's; 0: whatever has it
 };
 
 // A volume in the trash. Its name may be there several times, its id is there once.
@@ -181,6 +182,7 @@ struct SnapshotRef {
 struct DiffImport {
   std::string volume;               // that is changed; made where there is no `from`
   std::string partial;              // a volume of its own, in which the changes are gathered
+  uint64_t partial_id = 0;          // its id, once the import has begun; 0: whatever has the name
   std::optional<SnapshotRef> from;  // what the volume has to be, unchanged
   std::optional<SnapshotRef> to;    // the snapshot that is taken of it in the end, if one is
   CreateOptions options;            // the size that it gets; the rest is for a new volume
@@ -361,11 +363,14 @@ class Store : public block::ExportRegistry {
                                       Progress* progress) = 0;
 
   // Makes the volume `import.partial`, a clone of the snapshot that the import begins at, or an empty one; it
-  // is to be written like any other. not_found, differs: the volume is not at that snapshot; exists.
+  // is to be written like any other, within what the volume's quota allows. not_found, differs: the volume is
+  // not at that snapshot; exists.
   virtual Task<Result<VolumeInfo>> begin_import(DiffImport import) = 0;
 
   // Puts what was gathered into the volume's place, all at once, and takes the snapshot. On a failure nothing
-  // has changed. Errors as begin_import; busy while sessions have either volume open.
+  // has changed. Errors as begin_import; conflict where `import.partial` is not the volume that the import
+  // has begun with; no_space where the volume would use more than before and more than its quota; busy while
+  // sessions have either volume open.
   virtual Task<Result<VolumeInfo>> finish_import(DiffImport import) = 0;
 
   virtual Task<Result<VolumeUsage>> usage(std::string name, Progress* progress) = 0;

@@ -33,8 +33,7 @@ class StoreFixture : public testing::Test {
     kv::MemoryOptions options;
     options.disk = disk_;
     options.can_lose_power = can_lose_power;
-    options.capabilities = {
-        .shared_between_hosts = false, .commits_in_flight = 4, .commits_are_durable = false};
+    options.capabilities = {.commits_in_flight = 4, .commits_can_be_in_doubt = false};
     engine_ = kv::open_memory_engine(options).value();
   }
   void start_store() {

@@ -20,6 +20,7 @@ class StoreTest : public testing::Test {
   void open() {
     kv::MemoryOptions options;
     options.disk = disk_;
+    options.capabilities.commits_can_be_in_doubt = can_be_in_doubt_;
     engine_ = kv::open_memory_engine(options).value();
     Store::Options store_options;
     store_options.volume_executors = {&loop_};
@@ -53,6 +54,7 @@ class StoreTest : public testing::Test {
   }
 
   SimLoop loop_{1};
+  bool can_be_in_doubt_ = false;  // commits, as in a store that several servers share
   std::shared_ptr<kv::MemoryDisk> disk_;
   std::unique_ptr<kv::MemoryEngine> engine_;
   std::unique_ptr<Store> store_;
@@ -254,6 +256,8 @@ TEST_F(StoreTest, CheckFindsOrphansInTheGraph) {
 }
 
 TEST_F(StoreTest, UnknownResultsOfMetadataCommitsAreSettled) {
+  can_be_in_doubt_ = true;
+  reopen();
   using enum kv::CommitFault;
   for (const auto fault : {unknown_applied, unknown_not_applied}) {
     engine_->faults().fail_next_commits(fault);

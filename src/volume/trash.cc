@@ -85,7 +85,8 @@ Task<Result<std::optional<WallTime>>> Trash::purge_expired() {
       continue;
     }
     log::info("volume \"{}\" (id {}) has been in the trash for long enough", row.record.name, row.id.value);
-    CO_RETURN_IF_ERROR(co_await purge_one(row));
+    const Result<void> purged = co_await purge_one(row);
+    if (!purged && purged.error().code != Errc::not_found) co_return tl::unexpected(purged.error());
   }
   co_return next;
 }
@@ -95,16 +96,19 @@ Task<Result<std::optional<WallTime>>> Trash::purge_expired() {
 Task<Result<std::optional<TrashEntry>>> Trash::remove(std::string name, RemoveOptions options) {
   options.now = options.now || retention_ == Duration::zero();
   ASSIGN_OR_CO_RETURN(const VolumeId id, co_await records_.find(name));
+  if (options.id != 0 && id.value != options.id) co_return tl::unexpected(no_volume(name));
   Removal removal;
   removal.name = name;
   removal.options = options;
+  removal.id = id;
+  Removed removed;
   {
     ASSIGN_OR_CO_RETURN(const OpenVolumes::Reservation reservation, co_await open_volumes_.reserve(id, name));
     ASSIGN_OR_CO_RETURN(removal.claimed, co_await open_volumes_.claim(id, name));
     removal.trashed = home_.clock().wall_now();
     removal.expires = removal.trashed + retention_;
     auto body = [&](kv::Transaction& transaction) { return remove_in(transaction, removal); };
-    CO_RETURN_IF_ERROR(co_await records_.transact<void>(body));
+    ASSIGN_OR_CO_RETURN(removed, co_await records_.decide<Removed>(body));
   }
   CO_RETURN_IF_ERROR(co_await records_.engine().sync(home_));
   if (options.now) {
@@ -112,18 +116,16 @@ Task<Result<std::optional<TrashEntry>>> Trash::remove(std::string name, RemoveOp
     co_return std::nullopt;
   }
   look_in(retention_);
-  Row row{*removal.id, {.name = std::move(name), .trashed = removal.trashed, .expires = removal.expires}};
-  ASSIGN_OR_CO_RETURN(TrashEntry entry, co_await describe(std::move(row), removal.snapshots_count));
+  Row row{id, {.name = std::move(name), .trashed = removal.trashed, .expires = removal.expires}};
+  ASSIGN_OR_CO_RETURN(TrashEntry entry, co_await describe(std::move(row), removed.snapshots_count));
   co_return entry;
 }
 
-Task<Result<void>> Trash::remove_in(kv::Transaction& transaction, Removal& removal) {
+Task<Result<Trash::Removed>> Trash::remove_in(kv::Transaction& transaction, const Removal& removal) {
   auto found = co_await records_.find(transaction, removal.name);
-  // Gone or another one: an attempt with an unknown result had happened.
-  if (removal.id && ((!found && found.error().code == Errc::not_found) || (found && *found != *removal.id)))
-    co_return Result<void>{};
   if (!found) co_return propagate(found);
-  removal.id = *found;
+  // Only the one that is reserved: another one that has been given the name may be in use.
+  if (*found != removal.id) co_return tl::unexpected(no_volume(removal.name));
   ASSIGN_OR_CO_RETURN(VolumeRecords records, co_await records_.load(transaction, *found, removal.name));
   if (removal.claimed && !records.fence.same_tenure(*removal.claimed))
     co_return fail(Errc::busy,
@@ -131,11 +133,13 @@ Task<Result<void>> Trash::remove_in(kv::Transaction& transaction, Removal& remov
   ASSIGN_OR_CO_RETURN(const auto snapshots,
                       co_await records_.read_snapshots(transaction, *found, removal.name));
   CO_RETURN_IF_ERROR(check_snapshots(removal, snapshots));
-  removal.snapshots_count = snapshots.size();
   transaction.clear(keys_.name(removal.name));
-  if (removal.options.now) co_return co_await destroy_in(transaction, records, snapshots);
-  put_in(transaction, std::move(records), removal);
-  co_return Result<void>{};
+  if (removal.options.now) {
+    CO_RETURN_IF_ERROR(co_await destroy_in(transaction, records, snapshots));
+  } else {
+    put_in(transaction, std::move(records), removal);
+  }
+  co_return Removed{.snapshots_count = snapshots.size()};
 }
 
 Result<void> Trash::check_snapshots(const Removal& removal, const std::vector<SnapshotRow>& snapshots) const {
@@ -266,7 +270,7 @@ Task<Result<std::string>> Trash::restore(std::string name_or_id, std::string new
   if (new_name.empty()) new_name = row.record.name;
   CO_RETURN_IF_ERROR(check_volume_name(new_name));
   auto body = [&](kv::Transaction& transaction) { return restore_in(transaction, row, new_name); };
-  CO_RETURN_IF_ERROR(co_await records_.transact<void>(body));
+  CO_RETURN_IF_ERROR(co_await records_.decide<void>(body));
   CO_RETURN_IF_ERROR(co_await records_.engine().sync(home_));
   co_return new_name;
 }
@@ -274,7 +278,6 @@ Task<Result<std::string>> Trash::restore(std::string name_or_id, std::string new
 Task<Result<void>> Trash::restore_in(kv::Transaction& transaction, Row row, const std::string& new_name) {
   auto existing = co_await records_.find(transaction, new_name);
   if (existing) {
-    if (*existing == row.id) co_return Result<void>{};  // an attempt with an unknown result had happened
     co_return fail(Errc::exists,
                    fmt::format("volume \"{}\" exists already: fdb-nbd trash restore {} NEW gives "
                                "the one in the trash another name",
@@ -293,19 +296,24 @@ Task<Result<void>> Trash::restore_in(kv::Transaction& transaction, Row row, cons
 Task<Result<void>> Trash::purge(std::optional<std::string> name_or_id) {
   std::vector<Row> rows;
   if (name_or_id) {
-    ASSIGN_OR_CO_RETURN(Row row, co_await find(std::move(*name_or_id)));
+    ASSIGN_OR_CO_RETURN(Row row, co_await find(*name_or_id));
     rows.push_back(std::move(row));
   } else {
     ASSIGN_OR_CO_RETURN(rows, co_await read_rows());
   }
-  for (const Row& row : rows) CO_RETURN_IF_ERROR(co_await purge_one(row));
+  for (const Row& row : rows) {
+    const Result<void> purged = co_await purge_one(row);
+    // Of all, what is there.
+    const bool is_other_work = !purged && purged.error().code == Errc::not_found && !name_or_id;
+    if (!purged && !is_other_work) co_return purged;
+  }
   co_return co_await records_.engine().sync(home_);
 }
 
 Task<Result<void>> Trash::purge_one(Row row) {
   auto body = [&](kv::Transaction& transaction) { return purge_step(transaction, row); };
   while (true) {
-    ASSIGN_OR_CO_RETURN(const bool is_done, co_await records_.transact<bool>(body));
+    ASSIGN_OR_CO_RETURN(const bool is_done, co_await records_.decide<bool>(body));
     if (is_done) break;
   }
   co_await jobs_.take_up();
@@ -315,9 +323,13 @@ Task<Result<void>> Trash::purge_one(Row row) {
 // Whether the volume is gone. One with many snapshots goes in several steps, the record of the trash last.
 Task<Result<bool>> Trash::purge_step(kv::Transaction& transaction, const Row& row) {
   const std::string key = keys_.trash(row.id);
-  auto value = co_await transaction.get(key, kv::Isolation::serializable);
-  if (!value) co_return propagate(value);
-  if (!value->has_value()) co_return true;  // purged by somebody else, or restored
+  ASSIGN_OR_CO_RETURN(const auto record,
+                      co_await get_record<TrashRecord>(transaction, key, kv::Isolation::serializable));
+  // One that has been restored, and removed again, has its time before it again.
+  if (!record || record->trashed != row.record.trashed || record->expires != row.record.expires) {
+    co_return fail(Errc::not_found, fmt::format("volume \"{}\" (id {}) has just been restored or purged",
+                                                row.record.name, row.id.value));
+  }
   ASSIGN_OR_CO_RETURN(const VolumeRecords records,
                       co_await records_.load_trashed(transaction, row.id, row.record.name));
   ASSIGN_OR_CO_RETURN(auto snapshots, co_await records_.read_snapshots(transaction, row.id, row.record.name));

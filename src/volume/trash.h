@@ -47,14 +47,15 @@ class Trash final : private TimerWork {
     VolumeId id;
     TrashRecord record;
   };
-  // What a removal has to know, and what it found in an attempt whose result is unknown.
   struct Removal {
     std::string name;
+    VolumeId id;  // reserved
     RemoveOptions options;
     std::optional<FenceRecord> claimed;  // the tenure in which nobody has the volume open
     WallTime trashed{};
     WallTime expires{};
-    std::optional<VolumeId> id;
+  };
+  struct Removed {
     uint64_t snapshots_count = 0;
   };
 
@@ -65,12 +66,13 @@ class Trash final : private TimerWork {
   // When the next one expires, where there is one.
   Task<Result<std::optional<WallTime>>> purge_expired();
 
-  Task<Result<void>> remove_in(kv::Transaction& transaction, Removal& removal);
+  Task<Result<Removed>> remove_in(kv::Transaction& transaction, const Removal& removal);
   Result<void> check_snapshots(const Removal& removal, const std::vector<SnapshotRow>& snapshots) const;
   void put_in(kv::Transaction& transaction, VolumeRecords records, const Removal& removal);
   Task<Result<void>> destroy_in(kv::Transaction& transaction, const VolumeRecords& records,
                                 const std::vector<SnapshotRow>& snapshots);
   Task<Result<void>> restore_in(kv::Transaction& transaction, Row row, const std::string& new_name);
+  // not_found where that entry of the trash is gone.
   Task<Result<void>> purge_one(Row row);
   Task<Result<bool>> purge_step(kv::Transaction& transaction, const Row& row);
 

@@ -24,8 +24,7 @@ class KeepTest : public testing::Test {
   void open() {
     kv::MemoryOptions options;
     options.disk = disk_;
-    options.capabilities = {
-        .shared_between_hosts = false, .commits_in_flight = 4, .commits_are_durable = false};
+    options.capabilities = {.commits_in_flight = 4, .commits_can_be_in_doubt = false};
     engine_ = kv::open_memory_engine(options).value();
     Store::Options store_options;
     store_options.volume_executors = {&loop_};

@@ -50,7 +50,9 @@ class RocksEngine final : public Engine {
   }
 
   std::string_view name() const override { return "rocksdb"; }
-  Capabilities capabilities() const override { return {.commits_in_flight = kCommitsInFlight}; }
+  Capabilities capabilities() const override {
+    return {.commits_in_flight = kCommitsInFlight, .commits_can_be_in_doubt = false};
+  }
   EngineStats stats() const override;
   std::unique_ptr<Transaction> begin(Executor& executor) override;
   Task<Result<void>> read(Executor& executor, const BulkRead& request, RowSink& sink) override {
