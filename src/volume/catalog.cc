@@ -256,15 +256,8 @@ Task<Result<VolumeInfo>> Catalog::resize(std::string name, uint64_t size_bytes, 
   CO_RETURN_IF_ERROR(check_size(size_bytes));
   {
     ASSIGN_OR_CO_RETURN(const OpenVolumes::Hold held, co_await hold(name));
-    if (size_bytes < held.volume().size_bytes() && !allow_shrink) {
-      co_return fail(
-          Errc::invalid,
-          fmt::format("volume \"{}\" has {} bytes: shrinking it to {} discards data and has to be allowed "
-                      "(--allow-shrink)",
-                      name, held.volume().size_bytes(), size_bytes));
-    }
     co_await go_to(held.executor());
-    const Result<void> resized = co_await held.volume().resize(size_bytes);
+    const Result<void> resized = co_await held.volume().resize(size_bytes, allow_shrink);
     co_await go_to(home_);
     if (!resized) co_return tl::unexpected(resized.error());
   }

@@ -85,6 +85,7 @@ Task<Result<void>> Catalog::clone_in(kv::Transaction& transaction, const Snapsho
   VolumeRecord volume = records.volume;
   volume.id = id;
   volume.size_bytes = found->record.size_bytes;
+  volume.stale_end_bytes = found->record.stale_end_bytes;
   volume.created = created;
   volume.quota_bytes = 0;
   volume.labels.clear();

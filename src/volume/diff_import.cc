@@ -72,6 +72,7 @@ Task<Result<LayerId>> take_layer(kv::Transaction& transaction, RecordReader& rec
   SnapshotRecord snapshot;
   snapshot.layer = layer;
   snapshot.size_bytes = volume.size_bytes;
+  snapshot.stale_end_bytes = volume.stale_end_bytes;
   snapshot.created = end.created;
   snapshot.sequence = sequence;
   snapshot.original_id = import.to->id;
@@ -178,6 +179,7 @@ Task<Result<void>> finish_import(kv::Transaction& transaction, RecordReader& rec
     CO_RETURN_IF_ERROR(co_await drop_top(transaction, keys, base.records.fence.top_layer));
     volume = base.records.volume;
     volume.size_bytes = filled.volume.size_bytes;
+    volume.stale_end_bytes = filled.volume.stale_end_bytes;
     fence = base.records.fence;
     transaction.clear(keys.volume(partial_id));
     transaction.clear(keys.fence(partial_id));

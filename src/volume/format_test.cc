@@ -169,6 +169,36 @@ TEST(Format, ReceiptsAreWhatVersion1Wrote) {
   EXPECT_EQ(ReceiptRecord::decode(receipt.encode()).value().attempt, 3U);
 }
 
+TEST(Format, WhatVersion3AddsToTheRecordsOfVolumesAndSnapshotsIsWhatItWrote) {
+  VolumeRecord volume;
+  volume.id = VolumeId{0x0102};
+  volume.size_bytes = 1 << 30;
+  volume.block_shift = 14;
+  volume.compression = Compression::zstd;
+  volume.striping = Striping{16};
+  volume.created = kThen;
+  volume.labels = {{"owner", "db"}};
+  volume.stale_end_bytes = (1 << 30) + 512;
+  SnapshotRecord snapshot;
+  snapshot.layer = LayerId{0x0a0b};
+  snapshot.size_bytes = 1 << 30;
+  snapshot.created = kThen;
+  snapshot.sequence = 12;
+  snapshot.stale_end_bytes = uint64_t{1} << 40;
+  expect_golden("stale_ends_v3.txt", to_hex(volume.encode()) + "\n" + to_hex(snapshot.encode()) + "\n");
+  const auto decoded = VolumeRecord::decode(volume.encode()).value();
+  EXPECT_EQ(decoded.stale_end_bytes, volume.stale_end_bytes);
+  EXPECT_EQ(decoded.labels, volume.labels);
+  const auto decoded_snapshot = SnapshotRecord::decode(snapshot.encode()).value();
+  EXPECT_EQ(decoded_snapshot.stale_end_bytes, snapshot.stale_end_bytes);
+  EXPECT_EQ(decoded_snapshot.id(), snapshot.layer.value);
+  // It lies behind the end.
+  volume.stale_end_bytes = volume.size_bytes;
+  EXPECT_EQ(VolumeRecord::decode(volume.encode()).error().code, Errc::corruption);
+  snapshot.stale_end_bytes = 512;
+  EXPECT_EQ(SnapshotRecord::decode(snapshot.encode()).error().code, Errc::corruption);
+}
+
 template <typename Record>
 void expect_every_damage_is_found(const std::string& value) {
   ASSERT_TRUE(Record::decode(value));
@@ -188,6 +218,8 @@ TEST(Format, ADamagedRecordIsNeverTaken) {
   expect_every_damage_is_found<NameRecord>(NameRecord{}.encode());
   expect_every_damage_is_found<VolumeRecord>(volume.encode());
   volume.labels = {{"key", "value"}};
+  expect_every_damage_is_found<VolumeRecord>(volume.encode());
+  volume.stale_end_bytes = 8192;
   expect_every_damage_is_found<VolumeRecord>(volume.encode());
   expect_every_damage_is_found<TrashRecord>(
       TrashRecord{.name = "disk", .trashed = {}, .expires = {}}.encode());

@@ -12,8 +12,8 @@ namespace fdbnbd::volume {
 namespace {
 
 constexpr size_t kChecksumBytes = 8;
-constexpr uint8_t kSnapshotRecordVersion = 2;  // 1 has no original's id
-constexpr uint8_t kVolumeRecordVersion = 2;    // 1 has no trash, quota and labels
+constexpr uint8_t kSnapshotRecordVersion = 3;  // 1 has no original's id, 2 no stale end
+constexpr uint8_t kVolumeRecordVersion = 3;    // 1 has no trash, quota and labels, 2 no stale end
 
 class Writer {
  public:
@@ -131,6 +131,15 @@ bool valid_block_shift(uint8_t shift) {
          (uint32_t{1} << shift) <= limits::kMaxBlockBytes;
 }
 
+bool valid_size(uint64_t size_bytes) {
+  return size_bytes <= limits::kMaxVolumeBytes && size_bytes % limits::kSizeGranularityBytes == 0;
+}
+
+// With the size it lies behind.
+bool valid_stale_end(uint64_t stale_end_bytes, uint64_t size_bytes) {
+  return stale_end_bytes == 0 || (stale_end_bytes > size_bytes && valid_size(stale_end_bytes));
+}
+
 bool valid_striping(uint16_t stripes_count) {
   return stripes_count >= 1 && stripes_count <= 256;
 }
@@ -160,7 +169,8 @@ Result<NameRecord> NameRecord::decode(std::string_view value) {
 }
 
 std::string VolumeRecord::encode() const {
-  const uint8_t version = !is_trashed && quota_bytes == 0 && labels.empty() ? 1 : kVolumeRecordVersion;
+  uint8_t version = !is_trashed && quota_bytes == 0 && labels.empty() ? 1 : 2;
+  if (stale_end_bytes != 0) version = kVolumeRecordVersion;
   Writer writer('I', version);
   writer.put(id.value)
       .put(size_bytes)
@@ -172,6 +182,7 @@ std::string VolumeRecord::encode() const {
   writer.put(static_cast<uint8_t>(is_trashed ? 1 : 0)).put(quota_bytes);
   writer.put(static_cast<uint8_t>(labels.size()));
   for (const auto& [key, value] : labels) writer.put(key).put(value);
+  if (version >= 3) writer.put(stale_end_bytes);
   return writer.finish();
 }
 
@@ -195,10 +206,11 @@ Result<VolumeRecord> VolumeRecord::decode(std::string_view value) {
       reader.take(key).take(record.labels[key]);
     }
   }
+  if (reader.version() >= 3) reader.take(record.stale_end_bytes);
   const bool valid = valid_block_shift(record.block_shift) && valid_striping(stripes_count) &&
-                     compression <= 2 && record.size_bytes <= limits::kMaxVolumeBytes &&
-                     record.size_bytes % limits::kSizeGranularityBytes == 0 && is_trashed <= 1 &&
-                     record.labels.size() == labels_count;
+                     compression <= 2 && valid_size(record.size_bytes) && is_trashed <= 1 &&
+                     record.labels.size() == labels_count &&
+                     valid_stale_end(record.stale_end_bytes, record.size_bytes);
   RETURN_IF_ERROR(reader.finish(valid));
   record.compression = static_cast<Compression>(compression);
   record.striping.stripes_count = stripes_count;
@@ -286,9 +298,12 @@ Result<LayerRecord> LayerRecord::decode(std::string_view value) {
 }
 
 std::string SnapshotRecord::encode() const {
-  Writer writer('N', original_id == 0 ? 1 : kSnapshotRecordVersion);
+  uint8_t version = original_id == 0 ? 1 : 2;
+  if (stale_end_bytes != 0) version = kSnapshotRecordVersion;
+  Writer writer('N', version);
   writer.put(layer.value).put(size_bytes).put(created).put(sequence);
-  if (original_id != 0) writer.put(original_id);
+  if (version >= 2) writer.put(original_id);
+  if (version >= 3) writer.put(stale_end_bytes);
   return writer.finish();
 }
 
@@ -297,8 +312,9 @@ Result<SnapshotRecord> SnapshotRecord::decode(std::string_view value) {
   ASSIGN_OR_RETURN(Reader reader, Reader::open('N', "snapshot", value, kSnapshotRecordVersion));
   reader.take(record.layer.value).take(record.size_bytes).take(record.created).take(record.sequence);
   if (reader.version() >= 2) reader.take(record.original_id);
-  RETURN_IF_ERROR(reader.finish(record.size_bytes <= limits::kMaxVolumeBytes &&
-                                record.size_bytes % limits::kSizeGranularityBytes == 0));
+  if (reader.version() >= 3) reader.take(record.stale_end_bytes);
+  RETURN_IF_ERROR(reader.finish(valid_size(record.size_bytes) &&
+                                valid_stale_end(record.stale_end_bytes, record.size_bytes)));
   return record;
 }
 

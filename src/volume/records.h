@@ -52,6 +52,9 @@ struct VolumeRecord {
   bool is_trashed = false;   // it has a trash record instead of a name
   uint64_t quota_bytes = 0;  // bound of what it uses; 0: none
   Labels labels;             // at most limits::kMaxLabels
+  // Version 3: a shrink has yet to clear what is stored from the end of the volume to here; 0: nothing is
+  // stored behind the end.
+  uint64_t stale_end_bytes = 0;
 
   uint32_t block_bytes() const { return uint32_t{1} << block_shift; }
 
@@ -125,6 +128,8 @@ struct SnapshotRecord {
   uint64_t sequence = 0;  // grows from snapshot to snapshot of one volume
   // Version 2:
   uint64_t original_id = 0;  // of a copy that import-diff made: the id() of the original
+  // Version 3: as VolumeRecord, of the volume at that time.
+  uint64_t stale_end_bytes = 0;
 
   // What it is told by, in this store and wherever copies of it are.
   uint64_t id() const { return original_id != 0 ? original_id : layer.value; }

@@ -52,6 +52,7 @@ Task<Result<void>> take_snapshots(kv::Transaction& transaction, RecordReader& re
     SnapshotRecord snapshot;
     snapshot.layer = std::exchange(fence.top_layer, plans[i].new_top);
     snapshot.size_bytes = volume.size_bytes;
+    snapshot.stale_end_bytes = volume.stale_end_bytes;
     snapshot.created = created;
     snapshot.sequence = fence.barrier;
     transaction.set(keys.snapshot(plans[i].id, plans[i].name.snapshot), snapshot.encode());
@@ -77,6 +78,7 @@ Task<Result<void>> roll_back(kv::Transaction& transaction, RecordReader& reader,
   CO_RETURN_IF_ERROR(co_await drop_top(transaction, keys, records.fence.top_layer));
   VolumeRecord volume = records.volume;
   volume.size_bytes = found->size_bytes;
+  volume.stale_end_bytes = found->stale_end_bytes;
   FenceRecord fence;
   fence.epoch = records.fence.epoch + 1;  // whoever had it open does not have it any more
   fence.barrier = records.fence.barrier + 1;

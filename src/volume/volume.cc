@@ -36,10 +36,6 @@ Volume::Volume(Environment environment, std::string name, VolumeRecord record)
                  environment.ownership, fence_);
 }
 
-uint64_t Volume::blocks_count() const {
-  return divide_up(record_.size_bytes, record_.block_bytes());
-}
-
 LayerId Volume::update_top() {
   const LayerId top = fence_.record().top_layer;
   if (top != chain_.top()) chain_.push_top(top);
@@ -329,24 +325,6 @@ Task<Result<std::vector<block::FlaggedExtent>>> Volume::topic_status(block::Stat
   if (!may_answer_reads()) CO_RETURN_IF_ERROR(co_await check_lease());
   update_top();
   co_return chain_.depth_status(offset_bytes, length_bytes, extents_limit);
-}
-
-Task<Result<void>> Volume::resize(uint64_t size_bytes) {
-  const uint64_t old_size = record_.size_bytes;
-  const uint64_t kept_blocks = size_bytes >> record_.block_shift;
-  // A shrink keeps everybody out of what goes, until the record says so; later requests there find the new
-  // size.
-  RangeLock::Guard lock(locks_, kept_blocks, UINT64_MAX, RangeLock::Mode::exclusive);
-  co_await lock.acquire();
-  if (size_bytes < old_size) {
-    // Discarded before the record changes: what is left behind the end could otherwise come back with a later
-    // grow.
-    CO_RETURN_IF_ERROR(co_await clear_locked(size_bytes, old_size - size_bytes, BlockState::absent));
-  }
-  const auto set_size = [size_bytes](VolumeRecord& record) { record.size_bytes = size_bytes; };
-  CO_RETURN_IF_ERROR(co_await change_record(set_size));
-  size_bytes_.store(size_bytes, std::memory_order_relaxed);
-  co_return Result<void>{};
 }
 
 }  // namespace fdbnbd::volume

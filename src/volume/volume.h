@@ -66,8 +66,9 @@ class Volume final : public block::Export {
                                                                uint64_t offset_bytes, uint64_t length_bytes,
                                                                uint32_t extents_limit) override;
 
-  // Online; a shrink waits for the requests in the part that goes.
-  Task<Result<void>> resize(uint64_t size_bytes);
+  // Online; a shrink waits for the requests in the part that goes. On a failure the size is what it was.
+  // invalid where it would be a shrink and that is not allowed.
+  Task<Result<void>> resize(uint64_t size_bytes, bool allow_shrink);
 
   // Bounds what the volume uses from now on; 0: no bound.
   Task<Result<void>> set_quota(uint64_t quota_bytes);
@@ -171,7 +172,6 @@ class Volume final : public block::Export {
   LayerShape shape();
   ExtentView view_of(const ExtentIntent& intent);
   void note_usage();
-  uint64_t blocks_count() const;
 
   // The *_locked functions need the range lock on the blocks they touch.
   Task<Result<std::vector<std::byte>>> read_block_locked(uint64_t block);
@@ -185,6 +185,15 @@ class Volume final : public block::Export {
 
   Task<Result<void>> clear(uint64_t offset_bytes, uint64_t length_bytes, BlockState target, Errc past_end,
                            bool fua);
+
+  // volume_resize.cc
+  Task<Result<void>> set_size(uint64_t size_bytes);
+  // Clears what is stored behind the end, if anything is. With resizing_.
+  Task<Result<void>> clear_stale();
+  uint64_t end_of_stale_turn(uint64_t begin_bytes) const;
+  // Goes on with what a server before this one did not finish.
+  Task<void> finish_shrink();
+
   // Prepares the intents and commits those that have something to commit, then takes over their bits.
   Task<Result<void>> commit(std::vector<ExtentIntent*> intents);
   // What becomes of a flattening when a snapshot puts another layer on top.
@@ -215,6 +224,7 @@ class Volume final : public block::Export {
   Random random_;                            // for back-off
   uint64_t quota_claimed_blocks_count_ = 0;  // by writes under way
   Semaphore admission_{limits::kMaxRequestsPerVolume};
+  Semaphore resizing_{1};
   TaskScope tasks_;                      // that end before close() does
   std::atomic<uint64_t> used_bytes_{0};  // written by the executor's thread
   std::atomic<uint64_t> size_bytes_{0};  // the same

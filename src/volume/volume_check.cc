@@ -1,8 +1,10 @@
 #include <fmt/core.h>
 
+#include <algorithm>
 #include <bitset>
 #include <utility>
 
+#include "base/checked_math.h"
 #include "kv/retry.h"
 #include "volume/layer_check.h"
 #include "volume/volume.h"
@@ -55,6 +57,9 @@ Task<Result<void>> Volume::check_extents_of(LayerId top, uint64_t begin_extent, 
   const auto is_own_data = [&](uint64_t block) {
     return chain_.map().state(block) == BlockState::data && chain_.map().owner(block) == slot;
   };
+  // What a shrink has yet to clear may be there.
+  const uint64_t end_block =
+      divide_up(std::max(record_.size_bytes, record_.stale_end_bytes), record_.block_bytes());
   std::bitset<limits::kBlocksPerExtent> stored;
   for (VerifyingSink::Row& row : sink.rows) {
     ++report.blocks_count;
@@ -62,7 +67,7 @@ Task<Result<void>> Volume::check_extents_of(LayerId top, uint64_t begin_extent, 
       found(row.block, std::move(row.problem));
     } else if (!is_own_data(row.block)) {
       found(row.block, "stored, but the presence bitmap does not have it");
-    } else if (row.block >= blocks_count()) {
+    } else if (row.block >= end_block) {
       found(row.block, "stored behind the end of the volume");
     }
     stored.set(row.block % limits::kBlocksPerExtent);

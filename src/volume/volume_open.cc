@@ -23,6 +23,7 @@ Task<Result<std::unique_ptr<Volume>>> Volume::open(Environment environment, std:
     co_await volume->tasks_.join();
     co_return propagate(begun);
   }
+  if (volume->record_.stale_end_bytes != 0) volume->tasks_.spawn(volume->finish_shrink());
   co_return volume;
 }
 
