@@ -270,5 +270,50 @@ TEST_F(LeaseTest, AllVolumesOfAnotherServerAreTakenOverAtOnce) {
   EXPECT_EQ(c.read().value(), 1);
 }
 
+struct Asked {
+  const char* what;
+  std::function<Task<Result<void>>(block::Export&)> request;
+};
+
+// Where nothing has to be changed there is no commit that would fail.
+TEST(LostVolume, NothingIsAnsweredFromWhatItWas) {
+  const std::vector<std::byte> zeroes(4096);
+  const std::vector<Asked> requests = {
+      {"trim", [](block::Export& disk) { return disk.trim(8192, 8192, {}); }},
+      {"trim of a part", [](block::Export& disk) { return disk.trim(8192 + 512, 512, {}); }},
+      {"trim with FUA", [](block::Export& disk) { return disk.trim(8192, 8192, {.fua = true}); }},
+      {"zeroes", [](block::Export& disk) { return disk.write_zeroes(8192, 8192, {}); }},
+      {"zeroes to what is zero",
+       [](block::Export& disk) {
+         return disk.write_zeroes(16384, 4096, {.fua = false, .no_hole = true, .fast_only = false});
+       }},
+      {"write of zeroes", [&](block::Export& disk) { return disk.write(8192, zeroes, {}); }},
+      {"write of zeroes with FUA",
+       [&](block::Export& disk) { return disk.write(8192, zeroes, {.fua = true}); }},
+      {"write of zeroes to a part",
+       [&](block::Export& disk) { return disk.write(8192 + 512, ByteView(zeroes).first(512), {}); }},
+      {"flush", [](block::Export& disk) { return disk.flush(); }},
+  };
+  for (const Asked& asked : requests) {
+    SCOPED_TRACE(asked.what);
+    const auto disk = kv::make_memory_disk();
+    Host a(disk, "host a", 1);
+    Host b(disk, "host b", 2);
+    ASSERT_TRUE(a.loop.run(a.store->create(
+        "disk", {.size_bytes = 1 << 20, .block_bytes = 4096, .compression = Compression::none})));
+    ASSERT_TRUE(a.open());
+    ASSERT_TRUE(
+        a.loop.run(a.disk->write_zeroes(16384, 4096, {.fua = false, .no_hole = true, .fast_only = false})));
+    EXPECT_TRUE(a.loop.run(asked.request(*a.disk)));
+    ASSERT_TRUE(b.open());  // a stands still
+    for (uint64_t block = 0; block < 8; ++block) ASSERT_TRUE(b.write(7, block * 4096));
+    a.loop.stand_still(seconds(10));
+    const Result<void> answered = a.loop.run(asked.request(*a.disk));
+    ASSERT_FALSE(answered);
+    EXPECT_EQ(answered.error().code, Errc::fenced);
+    EXPECT_EQ(b.read(8192).value(), 7);
+  }
+}
+
 }  // namespace
 }  // namespace fdbnbd::volume

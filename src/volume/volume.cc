@@ -170,7 +170,7 @@ Task<Result<void>> Volume::commit(std::vector<ExtentIntent*> intents) {
       intent->prepare(layer_shape, view_of(*intent));
       if (!intent->is_empty()) with_changes.push_back(intent);
     }
-    if (with_changes.empty()) co_return Result<void>{};
+    if (with_changes.empty()) co_return co_await prove_tenure();
     const Result<void> committed = co_await commits_.commit(std::move(with_changes));
     // Each intent has its own outcome: some of a large request's may have happened where others failed.
     std::vector<ExtentIntent*> left;
@@ -197,7 +197,7 @@ void Volume::note_usage() {
 }
 
 Task<Result<void>> Volume::flush() {
-  CO_RETURN_IF_ERROR(check_tenure());
+  CO_RETURN_IF_ERROR(co_await prove_tenure());
   co_return co_await engine_.sync(executor_);
 }
 
@@ -259,7 +259,7 @@ Task<Result<void>> Volume::zero_part_locked(uint64_t offset_bytes, uint64_t leng
   }
   // It reads as zero already, but a part of it must not be a hole any more.
   if (target == BlockState::zero) co_return co_await clear_blocks_locked({block, block + 1}, target);
-  co_return Result<void>{};
+  co_return co_await prove_tenure();
 }
 
 Task<Result<void>> Volume::clear_blocks_locked(BlockSpan span, BlockState target) {
@@ -280,7 +280,7 @@ Task<Result<void>> Volume::clear_blocks_locked(BlockSpan span, BlockState target
         extents.push_back(extent);
       }
     }
-    if (extents.empty()) break;
+    if (extents.empty()) co_return co_await prove_tenure();
     std::deque<ClearIntent> intents;
     std::vector<ExtentIntent*> pointers;
     for (const uint64_t extent_index : extents) {
@@ -306,7 +306,10 @@ Task<Result<std::vector<block::StatusExtent>>> Volume::block_status(uint64_t off
                                                                     uint64_t length_bytes,
                                                                     uint32_t extents_limit) {
   CO_RETURN_IF_ERROR(check_inside(offset_bytes, length_bytes, Errc::invalid));
-  if (!may_answer_reads()) CO_RETURN_IF_ERROR(co_await check_lease());
+  if (!may_answer_reads()) {
+    CO_RETURN_IF_ERROR(co_await check_lease());
+    CO_RETURN_IF_ERROR(check_inside(offset_bytes, length_bytes, Errc::invalid));
+  }
   co_return chain_.block_status(offset_bytes, length_bytes, extents_limit);
 }
 

@@ -123,6 +123,8 @@ class Volume final : public block::Export {
   // Whether what is in memory of the volume's blocks is true without asking; otherwise check_lease() asks.
   bool may_answer_reads() const { return !is_retired() && (!lease_ || lease_->allows_reads()); }
   Task<Result<void>> check_lease();
+  // Before an answer that rests on what is in memory alone: that nothing had to be changed.
+  Task<Result<void>> prove_tenure();
   void on_lost();
   void on_handover();
   Task<void> drop_presence();

@@ -50,8 +50,15 @@ Result<void> Volume::check_tenure() const {
 
 Task<Result<void>> Volume::check_lease() {
   CO_RETURN_IF_ERROR(check_tenure());
-  if (lease_) CO_RETURN_IF_ERROR(co_await lease_->renew());
-  co_return check_tenure();
+  if (!lease_) co_return Result<void>{};
+  const Result<void> renewed = co_await lease_->renew();
+  CO_RETURN_IF_ERROR(check_tenure());
+  co_return renewed;
+}
+
+Task<Result<void>> Volume::prove_tenure() {
+  if (may_answer_reads()) co_return Result<void>{};
+  co_return co_await check_lease();
 }
 
 void Volume::on_lost() {
