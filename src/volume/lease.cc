@@ -24,20 +24,38 @@ Error held(const std::string& volume_name, const HolderSight& sight) {
                       volume_name, sight.holder())};
 }
 
-Task<Result<void>> ask_for_handover(LeasePlace place, std::string holder) {
+// Reads the fence serializably: an attempt that takes effect late must not ask whoever took the volume
+// meanwhile, who has cleared what was asked of the holder before him.
+Task<Result<void>> ask_in(kv::Transaction& transaction, const LeasePlace& place, const FenceRecord& tenure,
+                          const HandoverRecord& request) {
+  ASSIGN_OR_CO_RETURN(const auto fence,
+                      co_await get_record<FenceRecord>(transaction, place.keys.fence(place.volume),
+                                                       kv::Isolation::serializable));
+  if (fence && fence->same_tenure(tenure))
+    transaction.set(place.keys.handover(place.volume), request.encode());
+  co_return Result<void>();
+}
+
+// Asks the holder of that tenure.
+Task<Result<void>> ask_for_handover(LeasePlace place, FenceRecord tenure, std::string holder) {
   Random random(load_be<uint64_t>(place.self.data()));
-  const std::string key = place.keys.handover(place.volume);
-  const std::string value = HandoverRecord{place.self, std::move(holder)}.encode();
-  const auto ask = [](kv::Transaction& transaction, const std::string& at,
-                      const std::string& what) -> Task<Result<void>> {
-    transaction.set(at, what);
-    co_return Result<void>();
-  };
-  auto body = [&](kv::Transaction& transaction) { return ask(transaction, key, value); };
+  const HandoverRecord request{place.self, std::move(holder)};
+  auto body = [&](kv::Transaction& transaction) { return ask_in(transaction, place, tenure, request); };
   while (true) {
     auto asked = co_await kv::transact<void>(place.engine, place.executor, random, body);
     if (asked || asked.error().code != Errc::unknown_result) co_return asked;
   }
+}
+
+// Takes back what was asked for, so that the volume is not handed to somebody who does not come for it. One
+// attempt: who gives up does not wait for the store.
+Task<void> withdraw_request(LeasePlace place) {
+  const std::unique_ptr<kv::Transaction> transaction = place.engine.begin(place.executor);
+  const std::string key = place.keys.handover(place.volume);
+  const auto request = co_await get_record<HandoverRecord>(*transaction, key, kv::Isolation::serializable);
+  if (!request || !*request || (*request)->requester != place.self) co_return;
+  transaction->clear(key);
+  static_cast<void>(co_await transaction->commit());
 }
 
 // One who waits for a volume.
@@ -53,6 +71,7 @@ class Waiter {
   Task<Result<FenceRecord>> run();
 
  private:
+  Task<Result<FenceRecord>> wait();
   MonotonicTime now() const { return place_.executor.clock().now(); }
   // What the look means: the tenure that may be replaced, or nothing yet.
   Task<Result<std::optional<FenceRecord>>> judge(HolderSight sight, HolderWatch::Verdict verdict);
@@ -66,6 +85,12 @@ class Waiter {
 };
 
 Task<Result<FenceRecord>> Waiter::run() {
+  auto tenure = co_await wait();
+  if (!tenure && asked_for_handover_at_) co_await withdraw_request(place_);
+  co_return tenure;
+}
+
+Task<Result<FenceRecord>> Waiter::wait() {
   const Duration poll = ownership_.takeover == Takeover::handover
                             ? Duration(limits::kHandoverPoll)
                             : ownership_.lease_duration / limits::kLeasePollsPerLease;
@@ -102,12 +127,15 @@ Task<Result<std::optional<FenceRecord>>> Waiter::judge(HolderSight sight, Holder
     if (verdict == Verdict::alive) co_return tl::unexpected(held(volume_name_, sight));
     co_return std::nullopt;
   }
+  // It has been handed over to another server, which is about to come for it: asking would undo that.
+  if (sight.fence.is_free()) co_return std::nullopt;
   const bool is_first = !asked_for_handover_at_;
   if (is_first) asked_for_handover_at_ = now();
   if (now() - *asked_for_handover_at_ > limits::kHandoverTimeout)
     co_return tl::unexpected(held(volume_name_, sight));
   // Somebody else who takes the volume meanwhile clears what we asked of the holder before him.
-  if (is_first || !sight.handover) CO_RETURN_IF_ERROR(co_await ask_for_handover(place_, ownership_.holder));
+  if (is_first || !sight.handover)
+    CO_RETURN_IF_ERROR(co_await ask_for_handover(place_, sight.fence, ownership_.holder));
   co_return std::nullopt;
 }
 

@@ -40,7 +40,7 @@ Task<Result<HolderSight>> look_at_holder(LeasePlace place);
 // Waits until the volume may be taken, and says from which tenure: until it is free, or its holder has been
 // silent for the lease time; with Takeover::handover until the holder has let it go, which this asks for;
 // with Takeover::force not at all. Errc::busy names the holder where it is alive; cancelled once
-// place.stopping is set.
+// place.stopping is set. Who gives up takes back what he asked for.
 Task<Result<FenceRecord>> wait_for_holder(LeasePlace place, Ownership ownership, std::string volume_name);
 
 // A tenure of one volume, kept alive. On the executor's thread.
