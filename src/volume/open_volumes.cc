@@ -70,17 +70,19 @@ Task<Result<OpenVolumes::Hold>> OpenVolumes::hold_with(VolumeId id, std::string 
     if (stopping_) co_return fail(Errc::cancelled, "the server is stopping");
     const std::shared_ptr<OpenVolume> opened = find(id);
     if (!opened) break;
-    if (opened->volume && !opened->closing) {
-      if (!opened->volume->is_retired()) {
-        ++opened->holders_count;
-        co_return Hold(*this, opened);
-      }
-      // Lost to another server: those who have it see errors, and whoever comes now needs a tenure of his
-      // own.
-      open_.erase(id);
-      break;
+    if (!opened->volume || opened->closing) {
+      co_await changed_.wait();
+      continue;
     }
-    co_await changed_.wait();
+    ++opened->holders_count;
+    Hold held(*this, opened);
+    if (!opened->volume->is_retired()) co_return held;
+    // Those who have it are told to go, and whoever comes now needs a tenure of his own. That must not end
+    // the one in which what was begun is finished and the volume is handed on.
+    co_await go_to(*opened->executor);
+    co_await opened->volume->wait_until_let_go();
+    co_await go_to(home_);
+    if (find(id) == opened) open_.erase(id);
   }
   const auto opening = std::make_shared<OpenVolume>();
   opening->id = id;
@@ -116,7 +118,8 @@ Task<Result<OpenVolumes::Reservation>> OpenVolumes::reserve(VolumeId id, std::st
       co_return fail(Errc::busy, fmt::format("volume \"{}\" is being worked on: wait for that to end", name));
     if (opened->sessions_count > 0 && disconnect && opened->volume && !opened->closing) {
       Reservation reservation(*this, id);
-      co_await take_from_sessions(opened);
+      ++opened->holders_count;
+      co_await take_from_sessions(Hold(*this, opened));
       co_return reservation;
     }
     if (opened->sessions_count > 0) {
@@ -129,11 +132,11 @@ Task<Result<OpenVolumes::Reservation>> OpenVolumes::reserve(VolumeId id, std::st
   }
 }
 
-// It has left open_ already, and stays until its sessions let it go.
-Task<void> OpenVolumes::take_from_sessions(std::shared_ptr<OpenVolume> opened) {
-  opened->is_wanted.store(true, std::memory_order_relaxed);
-  co_await go_to(*opened->executor);
-  co_await opened->volume->depart();
+// It has left open_ already. Its sessions may all let it go meanwhile.
+Task<void> OpenVolumes::take_from_sessions(Hold held) {
+  held.opened()->is_wanted.store(true, std::memory_order_relaxed);
+  co_await go_to(held.executor());
+  co_await held.volume().depart();
   co_await go_to(home_);
 }
 

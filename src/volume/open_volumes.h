@@ -136,7 +136,7 @@ class OpenVolumes {
   Task<Result<Hold>> hold_with(VolumeId id, std::string name, Takeover takeover);
   Task<Result<std::unique_ptr<Volume>>> open(Executor& executor, std::string name, VolumeRecord record,
                                              Takeover takeover);
-  Task<void> take_from_sessions(std::shared_ptr<OpenVolume> opened);
+  Task<void> take_from_sessions(Hold held);
   void forget(const OpenVolume& opened);
   void release(std::shared_ptr<OpenVolume> opened, bool session);
   Task<void> close_when_unused(std::shared_ptr<OpenVolume> opened);

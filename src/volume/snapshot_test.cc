@@ -414,6 +414,39 @@ TEST_F(SnapshotTest, RollbackCanEndTheSessionsOfAVolume) {
   expect_clean();
 }
 
+Task<void> roll_back(Store& store, std::optional<Result<VolumeInfo>>& result) {
+  result = co_await store.rollback("disk@a", true);
+}
+Task<void> write_one(block::Export& disk, std::vector<std::byte> data, std::optional<Result<void>>& result) {
+  result = co_await disk.write(0, data, {});
+}
+
+// What sanitizers see: the volume stays while it is let go.
+TEST_F(SnapshotTest, SessionsMayEndWhileTheirVolumeIsTakenFromThem) {
+  for (uint64_t steps_count = 0; steps_count < 60; ++steps_count) {
+    create("disk");
+    auto disk = open_disk("disk");
+    write(*disk, 0, 1);
+    ASSERT_TRUE(snap("disk@a"));
+    std::optional<Result<void>> written;
+    std::optional<Result<VolumeInfo>> rolled;
+    TaskScope scope;
+    scope.spawn(write_one(*disk, std::vector<std::byte>(kBlock, std::byte{2}), written));
+    scope.spawn(roll_back(*store_, rolled));
+    while (!written) loop_.step();
+    engine_->faults().fail_next_commits(kv::CommitFault::unavailable);  // letting it go takes a while
+    for (uint64_t i = 0; i < steps_count; ++i) loop_.step();
+    disk.reset();
+    settle();
+    ASSERT_TRUE(rolled && *rolled) << steps_count;
+    EXPECT_TRUE(*written);
+    EXPECT_EQ(content(*open_disk("disk"), 0), 1);
+    settle();
+    ASSERT_TRUE(remove("disk", true));
+    run(store_->wait_for_reclaim());
+  }
+}
+
 // Takes a snapshot as soon as some of the work is done, again and again.
 class SnapshotsMeanwhile final : public Progress {
  public:

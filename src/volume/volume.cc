@@ -323,9 +323,13 @@ Task<Result<std::vector<block::FlaggedExtent>>> Volume::topic_status(block::Stat
     const DiffSpan span{.begin_bytes = offset_bytes, .end_bytes = offset_bytes + length_bytes};
     co_return co_await changed_status(engine_, executor_, keys_, std::move(points), span, extents_limit);
   }
+  CO_RETURN_IF_ERROR(check_tenure());
   // A snapshot may have put another layer on top since the last write.
-  CO_RETURN_IF_ERROR(co_await fence_.refresh());
+  const Result<void> refreshed = co_await fence_.refresh();
+  CO_RETURN_IF_ERROR(check_tenure());
+  CO_RETURN_IF_ERROR(refreshed);
   if (!may_answer_reads()) CO_RETURN_IF_ERROR(co_await check_lease());
+  CO_RETURN_IF_ERROR(check_inside(offset_bytes, length_bytes, Errc::invalid));
   update_top();
   co_return chain_.depth_status(offset_bytes, length_bytes, extents_limit);
 }

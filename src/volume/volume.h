@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "async/event.h"
 #include "async/range_lock.h"
 #include "async/scope.h"
 #include "async/semaphore.h"
@@ -83,8 +84,13 @@ class Volume final : public block::Export {
   Task<Result<LayerId>> flatten(Progress* progress);
 
   // The volume is taken from its clients: what they have begun is finished, from then on every request ends
-  // with Errc::cancelled, and the volume is let go. close() is still to be called.
+  // with Errc::cancelled, and the volume is let go. close() is still to be called, and not before this is
+  // done.
   Task<void> depart();
+
+  // Where the volume is being taken from its clients: resolves once it has been let go, so that this process
+  // may open it anew. close() must not be called meanwhile.
+  Task<void> wait_until_let_go();
 
   // A snapshot has been taken. It costs a conflict not to know.
   void note_snapshot();
@@ -129,7 +135,10 @@ class Volume final : public block::Export {
   void on_handover();
   Task<void> drop_presence();
   Task<void> hand_over();
+  // Once departed_ is set.
+  Task<void> let_go();
   Task<void> release();
+  Task<Result<void>> release_in(kv::Transaction& transaction);
   Task<void> refresh_fence();
   Task<Result<void>> begin_tenure();
   Task<Result<void>> load_layers();
@@ -217,9 +226,12 @@ class Volume final : public block::Export {
   VolumeRecord record_;
   Fence fence_;
   std::optional<Lease> lease_;  // where several servers share the store
+  bool is_open_ = false;        // open() has succeeded
   bool closing_ = false;
   // The volume is taken from its clients, for another server or for good: no request is taken any more.
   std::atomic<bool> departed_ = false;  // written by the executor's thread
+  bool is_let_go_ = false;              // what departed_ begins has ended
+  Event let_go_;
   CommitQueue commits_;
   RangeLock locks_;  // in blocks
   ChainReader chain_;

@@ -23,6 +23,9 @@ Task<Result<std::unique_ptr<Volume>>> Volume::open(Environment environment, std:
     co_await volume->tasks_.join();
     co_return propagate(begun);
   }
+  volume->is_open_ = true;
+  // Another server may have asked for it meanwhile.
+  if (volume->departed_) volume->tasks_.spawn(volume->hand_over());
   if (volume->record_.stale_end_bytes != 0) volume->tasks_.spawn(volume->finish_shrink());
   co_return volume;
 }
@@ -38,13 +41,14 @@ Task<Result<void>> Volume::take() {
 }
 
 Result<void> Volume::check_tenure() const {
+  // Once it is on its way to another server it may well be that one's.
+  if (departed_.load(std::memory_order_relaxed))
+    return fail(Errc::cancelled, fmt::format("volume \"{}\" goes on for clients that connect anew", name_));
   if (fence_.is_lost()) {
     return fail(
         Errc::fenced,
         fmt::format("another server has taken volume \"{}\" over; clients have to connect anew", name_));
   }
-  if (departed_.load(std::memory_order_relaxed))
-    return fail(Errc::cancelled, fmt::format("volume \"{}\" goes on for clients that connect anew", name_));
   return {};
 }
 
@@ -75,20 +79,30 @@ Task<void> Volume::drop_presence() {
 }
 
 void Volume::on_handover() {
-  if (closing_) return;  // it is let go in any case
+  if (closing_ || is_retired()) return;  // it is let go in any case
   departed_.store(true, std::memory_order_relaxed);
-  tasks_.spawn(hand_over());
+  if (is_open_) tasks_.spawn(hand_over());  // else open() does
 }
 
 Task<void> Volume::depart() {
-  if (is_retired()) co_return;
+  if (is_retired()) co_return co_await wait_until_let_go();
   departed_.store(true, std::memory_order_relaxed);
+  co_await let_go();
+}
+
+Task<void> Volume::wait_until_let_go() {
+  while (departed_.load(std::memory_order_relaxed) && !is_let_go_) co_await let_go_.wait();
+}
+
+Task<void> Volume::let_go() {
   {
     RangeLock::Guard everything(locks_, 0, UINT64_MAX, RangeLock::Mode::exclusive);
     co_await everything.acquire();
   }
   if (lease_) co_await lease_->stop();
   if (!fence_.is_lost()) co_await release();
+  is_let_go_ = true;
+  let_go_.notify_all();
 }
 
 void Volume::note_snapshot() {
@@ -101,12 +115,7 @@ Task<void> Volume::refresh_fence() {
 }
 
 Task<void> Volume::hand_over() {
-  {
-    RangeLock::Guard everything(locks_, 0, UINT64_MAX, RangeLock::Mode::exclusive);
-    co_await everything.acquire();
-  }
-  co_await lease_->stop();
-  co_await release();
+  co_await let_go();
   log::info("volume \"{}\" has been handed over", name_);
 }
 
@@ -216,19 +225,31 @@ Task<void> Volume::close() {
 
 Task<void> Volume::release() {
   co_await commits_.idle();
-  const std::string usage = UsageRecord{.data_blocks_count = chain_.map().data_blocks_count()}.encode();
-  const std::string fence_key = keys_.fence(record_.id);
-  auto release = [&](kv::Transaction& transaction, const FenceRecord& fence) {
-    FenceRecord free_fence = fence;
-    free_fence.owner = {};
-    transaction.set(fence_key, free_fence.encode());
-    transaction.set(keys_.usage(fence.top_layer), usage);
-  };
-  const Result<void> released = co_await transact_as_owner(release);
-  if (!released && released.error().code != Errc::fenced) {
-    log::warning("volume \"{}\": could not note its usage when it was closed ({}); it will be counted anew",
-                 name_, released.error().what);
+  auto attempt = [this](kv::Transaction& transaction) { return release_in(transaction); };
+  while (true) {
+    const Result<void> released = co_await kv::transact<void>(engine_, executor_, random_, attempt);
+    if (released) co_return;
+    // Another attempt reads the fence, so what is in doubt has happened before it or never will.
+    if (released.error().code == Errc::unknown_result) continue;
+    log::warning(
+        "volume \"{}\" could not be let go: it is free after the lease time, and its usage is counted "
+        "anew: {}",
+        name_, released.error().what);
+    co_return;
   }
+}
+
+// Changes nothing once the volume is not ours any more, whether an earlier attempt let it go or somebody took
+// it.
+Task<Result<void>> Volume::release_in(kv::Transaction& transaction) {
+  ASSIGN_OR_CO_RETURN(auto fence, co_await get_record<FenceRecord>(transaction, keys_.fence(record_.id),
+                                                                   kv::Isolation::serializable));
+  if (!fence || !fence->same_tenure(fence_.record())) co_return Result<void>{};
+  fence->owner = {};
+  transaction.set(keys_.fence(record_.id), fence->encode());
+  const UsageRecord usage{.data_blocks_count = chain_.map().data_blocks_count()};
+  transaction.set(keys_.usage(fence->top_layer), usage.encode());
+  co_return Result<void>{};
 }
 
 }  // namespace fdbnbd::volume
