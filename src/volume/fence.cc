@@ -73,6 +73,17 @@ void Fence::on_committed(kv::Version version) {
   version_ = std::max(version_, version - 1);
 }
 
+void Fence::on_committed(kv::Version version, const FenceRecord& record) {
+  take_note(record, version - 1);
+}
+
+void Fence::take_note(const FenceRecord& record, kv::Version version) {
+  // Several reads may be under way, and an older one may end last.
+  if (version < version_) return;
+  record_ = record;
+  version_ = version;
+}
+
 Task<Result<void>> Fence::try_read() {
   if (is_lost()) co_return fail(Errc::fenced, "another server has taken the volume over");
   const std::unique_ptr<kv::Transaction> transaction = engine_.begin(executor_);
@@ -86,11 +97,7 @@ Task<Result<void>> Fence::try_read() {
     co_return tl::unexpected(lost(fmt::format(
         "another server has taken the volume over (epoch {}, ours was {})", record.epoch, record_.epoch)));
   }
-  // Several reads may be under way, and an older one may end last.
-  if (*read_version >= version_) {
-    record_ = record;
-    version_ = *read_version;
-  }
+  take_note(record, *read_version);
   co_return Result<void>{};
 }
 

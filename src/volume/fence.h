@@ -47,6 +47,10 @@ class Fence {
   // known to be ours; the same version is not, since another transaction may share it.
   void on_committed(kv::Version version);
 
+  // The same of a commit that did not read at version(), but read the record serializably and found `record`,
+  // of our tenure: it may have another top layer than record() by now.
+  void on_committed(kv::Version version, const FenceRecord& record);
+
   // Reads the record afresh and with it a new version(). Errc::fenced where the volume is no longer ours, and
   // from then on always. Keeps trying while the store is unavailable.
   Task<Result<void>> refresh();
@@ -60,6 +64,8 @@ class Fence {
                                  FunctionRef<void(kv::Transaction&)> along);
   Task<Result<void>> try_read();
   Task<Result<void>> try_barrier();
+  // The record was `record` at `version`. What is known of a later version stays.
+  void take_note(const FenceRecord& record, kv::Version version);
   // Repeats `attempt` with back-off while the store is unavailable or the outcome unknown.
   template <typename Attempt>
   Task<Result<void>> persist(Attempt attempt);

@@ -258,7 +258,7 @@ Task<Result<void>> Lease::try_beat() {
   transaction->set(heartbeat_key_, next_heartbeat().encode());
   auto committed = co_await transaction->commit();
   if (!committed) co_return propagate(committed);
-  fence_.on_committed(*committed);
+  fence_.on_committed(*committed, record);
   on_proven(begun_at);
   if (handover && handover->requester != place_.self && on_handover_) {
     log::info("{} asks for a volume that is served here: it is handed over", handover->holder);

@@ -270,6 +270,19 @@ TEST_F(LeaseTest, AllVolumesOfAnotherServerAreTakenOverAtOnce) {
   EXPECT_EQ(c.read().value(), 1);
 }
 
+TEST_F(LeaseTest, ASnapshotThatAnotherServerTakesStaysAsItWasAlsoAfterAHeartbeat) {
+  ASSERT_TRUE(b_.loop.run(b_.store->snapshot({"disk@s"}, {})));
+  a_.live(seconds(3));
+  ASSERT_TRUE(a_.write(9));
+  ASSERT_TRUE(a_.write(9, 4096));
+  const auto snapshot = b_.loop.run(b_.store->open(b_.loop, "disk@s")).value();
+  std::vector<std::byte> bytes(8192);
+  const auto segments = b_.loop.run(snapshot->read(0, bytes));
+  ASSERT_TRUE(segments) << segments.error().what;
+  EXPECT_EQ(*segments, (std::vector<block::ReadSegment>{{4096, false}, {4096, true}}));
+  EXPECT_EQ(bytes[0], std::byte{1});
+}
+
 struct Asked {
   const char* what;
   std::function<Task<Result<void>>(block::Export&)> request;
