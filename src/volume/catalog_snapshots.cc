@@ -103,7 +103,9 @@ Task<Result<void>> Catalog::clone_in(kv::Transaction& transaction, const Snapsho
 
 Task<Result<VolumeInfo>> Catalog::rollback(std::string snapshot_name, bool disconnect) {
   ASSIGN_OR_CO_RETURN(const SnapshotName snapshot, parse_snapshot_name(snapshot_name));
-  ASSIGN_OR_CO_RETURN(const VolumeId id, co_await records_.find(snapshot.volume));
+  // Before anybody is disconnected for it.
+  ASSIGN_OR_CO_RETURN(const FoundSnapshot found, co_await records_.find_snapshot(snapshot));
+  const VolumeId id = found.volume;
   {
     ASSIGN_OR_CO_RETURN(const OpenVolumes::Reservation reservation,
                         co_await open_volumes_.reserve(id, snapshot.volume, disconnect));

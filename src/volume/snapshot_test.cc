@@ -401,6 +401,8 @@ TEST_F(SnapshotTest, RollbackCanEndTheSessionsOfAVolume) {
   write(*before, 0, 1);
   ASSERT_TRUE(snap("disk@a"));
   write(*before, 0, 2);
+  EXPECT_EQ(run(store_->rollback("disk@none", true)).error().code, Errc::not_found);
+  EXPECT_EQ(content(*before, 0), 2) << "nobody is disconnected for what is not there";
   ASSERT_TRUE(run(store_->rollback("disk@a", true)));
   std::vector<std::byte> bytes(kBlock);
   EXPECT_EQ(run(before->read(0, bytes)).error().code, Errc::cancelled);
