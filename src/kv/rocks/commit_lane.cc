@@ -131,21 +131,29 @@ rocksdb::Status CommitLane::write(GroupBatch& group) {
   // Refused a little early, so that a store on a full disk can be opened and read, and discarding still
   // works.
   if (group.bulk_bytes() > 0 && !leaves_room_to_open(batch.GetDataSize())) return rocksdb::Status::NoSpace();
-  if (store_.out_of_space) try_to_resume();
+  if (stopped_) try_to_resume();
+  if (store_.files().is_torn()) return failure_;
   const rocksdb::Status written = store_.db().Write(rocksdb::WriteOptions(), &batch);
-  if (!written.ok() && errc_of(written) == Errc::no_space) {
-    if (!store_.out_of_space)
-      log::error("store {}: the disk is full; writes fail until there is room", store_.path());
-    store_.out_of_space = true;
-  } else if (written.ok() && store_.out_of_space) {
-    log::info("store {}: there is room on the disk again; writes go on", store_.path());
-    store_.out_of_space = false;
+  if (written.ok()) {
+    store_.files().note_whole_records();
+    if (failing_) log::info("store {}: writes go on", store_.path());
+    failing_ = stopped_ = false;
+    return written;
+  }
+  failure_ = written;
+  const bool out_of_space = errc_of(written) == Errc::no_space;
+  stopped_ = stopped_ || out_of_space || written.severity() == rocksdb::Status::Severity::kHardError;
+  if (failing_) return written;
+  failing_ = true;
+  if (out_of_space) {
+    log::error("store {}: the disk is full; writes fail until there is room", store_.path());
+  } else {
+    log::error("store {}: writes fail{}: {}", store_.path(), stopped_ ? " for now" : "; restart the server",
+               written.ToString());
   }
   return written;
 }
 
-// RocksDB refuses all writes once the disk was full, until it is told to go on: it then writes out what it
-// has in memory, which needs room itself.
 void CommitLane::try_to_resume() {
   const MonotonicTime now = system_clock().now();
   if (now < next_resume_) return;
@@ -153,8 +161,30 @@ void CommitLane::try_to_resume() {
   struct statvfs space{};
   if (statvfs(store_.path().c_str(), &space) != 0) return;
   if (uint64_t{space.f_bavail} * space.f_frsize < kMinFreeBytes) return;
-  const rocksdb::Status resumed = store_.db().Resume();
+  // It writes out what it has in memory, which needs room itself, and begins another log then.
+  rocksdb::Status resumed = store_.db().Resume();
+  if (resumed.ok() && store_.files().is_torn()) resumed = leave_torn_log();
   if (!resumed.ok()) log::debug("store {}: cannot go on yet: {}", store_.path(), resumed.ToString());
+}
+
+// There was nothing in memory, so RocksDB would go on with the log. A row, any one, gets there once more as
+// it is, beside the log. Writing it out fails, for the log; resuming from that begins another one.
+rocksdb::Status CommitLane::leave_torn_log() {
+  constexpr char kKey[] = "\xff";
+  rocksdb::ColumnFamilyHandle* const family = store_.family(Family::meta);
+  std::string value;
+  const rocksdb::Status found = store_.db().Get(rocksdb::ReadOptions(), family, kKey, &value);
+  if (!found.ok() && !found.IsNotFound()) return found;
+  rocksdb::WriteOptions beside_log;
+  beside_log.disableWAL = true;
+  const rocksdb::Status written = found.ok() ? store_.db().Put(beside_log, family, kKey, value)
+                                             : store_.db().Delete(beside_log, family, kKey);
+  store_.publish(store_.last_version());
+  if (!written.ok()) return written;
+  rocksdb::FlushOptions options;
+  options.allow_write_stall = true;
+  const rocksdb::Status flushed = store_.db().Flush(options, family);
+  return flushed.ok() ? flushed : store_.db().Resume();
 }
 
 void CommitLane::note_tombstones(const std::vector<RangePart>& tombstones) {

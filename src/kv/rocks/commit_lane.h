@@ -53,7 +53,10 @@ class CommitLane {
   rocksdb::Status write(GroupBatch& group);
   // Whether the disk has room for the batch and, behind it, for opening the store again.
   bool leaves_room_to_open(uint64_t batch_bytes);
+  // Tells RocksDB to go on after an error, now and then and where there is room.
   void try_to_resume();
+  // Makes RocksDB begin another log where the newest one could not be appended to.
+  rocksdb::Status leave_torn_log();
   void note_tombstones(const std::vector<RangePart>& tombstones);
 
   RocksStore& store_;
@@ -61,6 +64,9 @@ class CommitLane {
   Resolver resolver_;
   Version last_version_ = 1;
   bool low_on_space_ = false;  // data was refused to keep room for opening
+  rocksdb::Status failure_;    // of the last write that failed
+  bool failing_ = false;       // the last write failed, and the log tells of it
+  bool stopped_ = false;       // RocksDB refuses all writes until it is told to go on
   MonotonicTime next_resume_{};
   size_t tombstones_in_memory_ = 0;  // at most: since the last time they were written out from here
   std::atomic<uint64_t> writes_count_ = 0;

@@ -71,6 +71,8 @@ StoreConfig make_store_config(uint64_t memory_bytes) {
   db.max_background_jobs = std::clamp(static_cast<int>(std::thread::hardware_concurrency()), 2, 8);
   db.max_open_files = kMaxOpenFiles;
   db.max_total_wal_size = kMaxWalBytes;
+  // All that matters is in the log, which may be one that cannot be left any more.
+  db.avoid_flush_during_shutdown = true;
   // Written out while it is made, so that a sync finds little left to do.
   db.bytes_per_sync = kMiB;
   db.wal_bytes_per_sync = kMiB;

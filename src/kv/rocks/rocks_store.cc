@@ -3,8 +3,7 @@
 #include <dirent.h>
 #include <fcntl.h>
 #include <fmt/core.h>
-#include <rocksdb/listener.h>
-#include <rocksdb/transaction_log.h>
+#include <rocksdb/env.h>
 #include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -20,6 +19,7 @@
 #include "base/log.h"
 #include "kv/rocks/rocks_config.h"
 #include "kv/rocks/rocks_errors.h"
+#include "kv/rocks/store_listener.h"
 
 namespace fdbnbd::kv {
 
@@ -33,30 +33,6 @@ constexpr mode_t kDirectoryMode = 0700;
 constexpr uint64_t kMinFreeBytes = 4 * limits::kMiB;
 // States that a snapshot may turn out to be: those of the last moments.
 constexpr size_t kMaxPublished = 64;
-
-class StoreListener final : public rocksdb::EventListener {
- public:
-  explicit StoreListener(std::atomic<bool>& found) : found_(found) {}
-
-  // Keeps the store writable when a compaction meets a damaged file. The rows in it are reported as
-  // unreadable when they are read; a store that refuses all writes for one of them would help nobody.
-  void OnBackgroundError(rocksdb::BackgroundErrorReason reason, rocksdb::Status* error) override {
-    if (reason != rocksdb::BackgroundErrorReason::kCompaction || !error->IsCorruption()) return;
-    if (!found_.exchange(true))
-      log::error("the store is damaged; some space is not reclaimed any more: {}", error->ToString());
-    *error = rocksdb::Status::OK();
-  }
-
-  // RocksDB's own recovery from a full disk looks for room too seldom, and stands in the way of the commit
-  // lane's.
-  void OnErrorRecoveryBegin(rocksdb::BackgroundErrorReason /*reason*/, rocksdb::Status error,
-                            bool* auto_recovery) override {
-    if (errc_of(error) == Errc::no_space) *auto_recovery = false;
-  }
-
- private:
-  std::atomic<bool>& found_;
-};
 
 Errc errc_of_errno(int error) {
   switch (error) {
@@ -163,7 +139,12 @@ RocksStore::RocksStore(const RocksOptions& options, FileDescriptor lock)
       memory_bytes_(options.memory_bytes),
       router_(options.key_prefix, options.bulk_tags),
       lock_(std::move(lock)),
-      sync_point_(options.path) {}
+      files_(std::make_shared<StoreFiles>(rocksdb::FileSystem::Default(), lock_)),
+      env_(rocksdb::NewCompositeEnv(files_)),
+      listener_(std::make_shared<StoreListener>()),
+      sync_point_(options.path) {
+  files_->before_torn([listener = listener_.get()] { listener->let_flushes_begin(); });
+}
 
 Result<std::unique_ptr<RocksStore>> RocksStore::open(const RocksOptions& options) {
   if (options.memory_bytes < limits::kMinRocksMemoryBytes)
@@ -177,7 +158,8 @@ Result<std::unique_ptr<RocksStore>> RocksStore::open(const RocksOptions& options
 
   StoreConfig config = make_store_config(options.memory_bytes);
   config.db.create_if_missing = options.create_if_missing;
-  config.db.listeners.push_back(std::make_shared<StoreListener>(store->damage_found_));
+  config.db.env = store->env_.get();
+  config.db.listeners.push_back(store->listener_);
   const std::string doing = fmt::format("store {}", options.path);
 
   std::vector<std::string> present;
@@ -206,36 +188,16 @@ Result<std::unique_ptr<RocksStore>> RocksStore::open(const RocksOptions& options
   }
   store->db_.reset(db);
   std::copy(handles.begin(), handles.end(), store->families_);
+  store->listener_->watch(*store);
+  store->files_->note_whole_records();
   store->publish(store->last_version());
   db->GetEnv()->LowerThreadPoolCPUPriority(rocksdb::Env::LOW);
   return store;
 }
 
 Result<void> RocksStore::sync_log() {
-  if (!out_of_space) {
-    // Taken before: the log may grow meanwhile.
-    std::unique_ptr<rocksdb::LogFile> log;
-    const rocksdb::Status found = db_->GetCurrentWalFile(&log);
-    const rocksdb::Status synced = db_->SyncWAL();
-    if (synced.ok()) {
-      if (found.ok()) sync_point_.note({.log_number = log->LogNumber(), .bytes = log->SizeFileBytes()});
-      return {};
-    }
-    // A commit that found the disk full came in between.
-    if (synced.ToString().find("Writer has previous error") == std::string::npos)
-      return tl::unexpected(error_of(synced, fmt::format("store {}: syncing the log", path_)));
-  }
-  std::error_code error;
-  for (auto entry = fs::directory_iterator(path_, error); !error && entry != fs::directory_iterator();
-       entry.increment(error)) {
-    if (entry->path().extension() != ".log") continue;
-    const FileDescriptor log(::open(entry->path().c_str(), O_RDONLY | O_CLOEXEC));
-    // A log that is gone was not needed any more.
-    if (log.get() < 0 && errno == ENOENT) continue;
-    if (log.get() < 0 || fdatasync(log.get()) != 0) return fail_errno(path_, errno);
-  }
-  if (error) return fail_errno(path_, error.value());
-  if (fsync(lock_.get()) != 0) return fail_errno(path_, errno);
+  ASSIGN_OR_RETURN(const SyncPoint::Position position, files_->sync());
+  sync_point_.note(position);
   return {};
 }
 
@@ -258,7 +220,7 @@ void RocksStore::publish(Version version) {
 }
 
 void RocksStore::stop_moving_values_if_damaged() {
-  if (moving_values_stopped_ || !damage_found_) return;
+  if (moving_values_stopped_ || !listener_->damage_found()) return;
   moving_values_stopped_ = true;
   const rocksdb::Status stopped =
       db_->SetOptions(family(Family::bulk), {{"enable_blob_garbage_collection", "false"}});

@@ -15,9 +15,12 @@
 #include "kv/rocks/file_descriptor.h"
 #include "kv/rocks/key_router.h"
 #include "kv/rocks/rocks_engine.h"
+#include "kv/rocks/store_files.h"
 #include "kv/rocks/sync_point.h"
 
 namespace fdbnbd::kv {
+
+class StoreListener;
 
 // An open RocksDB and what its users share. The members may be used from any thread.
 class RocksStore {
@@ -50,8 +53,10 @@ class RocksStore {
   };
   State take_snapshot();
 
-  // Brings what was written to stable storage. With a full disk too: RocksDB does not sync a log that it
-  // failed to append to, but what was acknowledged before is in it.
+  StoreFiles& files() { return *files_; }
+
+  // Brings what was written to stable storage, whether or not RocksDB still takes writes. One caller at a
+  // time.
   Result<void> sync_log();
 
   // Once a compaction has met a damaged value, compactions must not move values any more, or none would ever
@@ -61,8 +66,6 @@ class RocksStore {
   // Free space that opening this store as it is now would ask for.
   uint64_t bytes_needed_to_open() const;
 
-  // While the disk is full, as far as the commit lane knows: RocksDB refuses writes and syncs.
-  std::atomic<bool> out_of_space = false;
   // Set once a sync has failed: what is on the disk is unknown from then on.
   std::atomic<bool> sync_failed = false;
 
@@ -73,9 +76,12 @@ class RocksStore {
   const uint64_t memory_bytes_;
   const KeyRouter router_;
   FileDescriptor lock_;
-  std::atomic<bool> damage_found_ = false;  // set by RocksDB's threads, so it outlives db_
-  SyncPoint sync_point_;                    // the sync lane's
-  bool moving_values_stopped_ = false;      // the writer's
+  // RocksDB uses these to its end.
+  const std::shared_ptr<StoreFiles> files_;
+  const std::unique_ptr<rocksdb::Env> env_;
+  const std::shared_ptr<StoreListener> listener_;
+  SyncPoint sync_point_;                // the sync lane's
+  bool moving_values_stopped_ = false;  // the writer's
   std::unique_ptr<rocksdb::DB> db_;
   rocksdb::ColumnFamilyHandle* families_[kFamiliesCount] = {};
 

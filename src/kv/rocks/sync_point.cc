@@ -12,7 +12,6 @@
 #include <fstream>
 #include <iterator>
 #include <map>
-#include <optional>
 
 #include "base/endian.h"
 #include "base/log.h"
@@ -71,6 +70,15 @@ uint32_t load_le32(const char* from) {
 
 }  // namespace
 
+std::optional<uint64_t> log_number_of(const fs::path& path) {
+  if (path.extension() != ".log") return std::nullopt;
+  const std::string stem = path.stem();
+  uint64_t number = 0;
+  const auto [rest, error] = std::from_chars(stem.data(), stem.data() + stem.size(), number);
+  if (error != std::errc{} || rest != stem.data() + stem.size()) return std::nullopt;
+  return number;
+}
+
 LogCheck check_log(std::string_view contents) {
   LogCheck check;
   size_t at = 0;
@@ -123,11 +131,8 @@ Result<void> SyncPoint::check_logs(const std::string& store_path) {
   std::error_code error;
   for (auto entry = fs::directory_iterator(store_path, error); !error && entry != fs::directory_iterator();
        entry.increment(error)) {
-    const std::string stem = entry->path().stem().string();
-    uint64_t number = 0;
-    const auto [rest, bad] = std::from_chars(stem.data(), stem.data() + stem.size(), number);
-    if (entry->path().extension() == ".log" && bad == std::errc{} && rest == stem.data() + stem.size())
-      logs.emplace(number, entry->path());
+    if (const std::optional<uint64_t> number = log_number_of(entry->path()))
+      logs.emplace(*number, entry->path());
   }
   for (const auto& [number, path] : logs) {
     const std::string contents = contents_of(path);

@@ -1,6 +1,8 @@
 #pragma once
 
 #include <cstdint>
+#include <filesystem>
+#include <optional>
 #include <string>
 #include <string_view>
 
@@ -25,8 +27,8 @@ class SyncPoint {
 
   explicit SyncPoint(const std::string& store_path);
 
-  // Notes that the logs before `position.log_number` and the first bytes of that one are synced. Failing to
-  // is logged once.
+  // Notes that the logs before `position.log_number` and the first bytes of that one, whole records, are
+  // synced. Failing to is logged once.
   void note(Position position);
 
   // To be called before RocksDB opens the store: corruption where a synced part of a log does not verify.
@@ -38,6 +40,9 @@ class SyncPoint {
   FileDescriptor file_;
   bool failure_logged_ = false;
 };
+
+// The number of the log that a file is by its name.
+std::optional<uint64_t> log_number_of(const std::filesystem::path& path);
 
 // Verifies the records of a log (RocksDB's log format, without recycled files) from its beginning.
 struct LogCheck {
