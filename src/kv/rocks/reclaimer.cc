@@ -14,6 +14,10 @@ namespace {
 
 // Clears come in crowds: what comes within this time is compacted together.
 constexpr auto kGatherTime = std::chrono::seconds(2);
+// After a failure; the disk may be full.
+constexpr auto kRetryDelay = std::chrono::seconds(5);
+constexpr auto kMemoryPoll = std::chrono::milliseconds(20);
+constexpr int kMemoryPolls = 500;
 
 }  // namespace
 
@@ -28,13 +32,17 @@ Reclaimer::~Reclaimer() {
 
 void Reclaimer::note_cleared(const RangePart& part) {
   const std::lock_guard lock(mutex_);
+  add(part.begin, part.end);
+  changed_.notify_one();
+}
+
+void Reclaimer::add(std::string begin, std::string end) {
   if (end_.empty()) {
-    begin_ = part.begin;
-    end_ = part.end;
-    changed_.notify_one();
+    begin_ = std::move(begin);
+    end_ = std::move(end);
   } else {
-    begin_ = std::min(begin_, part.begin);
-    end_ = std::max(end_, part.end);
+    begin_ = std::min(begin_, begin);
+    end_ = std::max(end_, end);
   }
 }
 
@@ -48,23 +56,52 @@ void Reclaimer::work() {
     const std::string begin = std::exchange(begin_, {});
     const std::string end = std::exchange(end_, {});
     lock.unlock();
-    reclaim(begin, end);
+    const bool done = reclaim(begin, end);
     lock.lock();
+    if (done) continue;
+    add(begin, end);
+    changed_.wait_for(lock, kRetryDelay, [this] { return stopping_.load(); });
   }
 }
 
-void Reclaimer::reclaim(const std::string& begin, const std::string& end) {
+bool Reclaimer::reclaim(const std::string& begin, const std::string& end) {
+  // Writing out memory begins another log, which this one does not allow.
+  if (store_.files().is_torn() || !write_out_memory()) return false;
   rocksdb::CompactRangeOptions options;
   options.exclusive_manual_compaction = false;
   options.bottommost_level_compaction = rocksdb::BottommostLevelCompaction::kForceOptimized;
   options.max_subcompactions = 1;
   options.canceled = &stopping_;
+  // It would wait in vain where compactions fail, and could not be told to stop.
+  options.allow_write_stall = true;
   const rocksdb::Slice begin_slice = begin;
   const rocksdb::Slice end_slice = end;
   const rocksdb::Status done =
       store_.db().CompactRange(options, store_.family(Family::bulk), &begin_slice, &end_slice);
   if (!done.ok() && !stopping_)
     log::debug("store {}: space is not reclaimed now: {}", store_.path(), done.ToString());
+  return done.ok();
+}
+
+bool Reclaimer::write_out_memory() {
+  rocksdb::FlushOptions options;
+  options.allow_write_stall = true;
+  const rocksdb::Status flushed = store_.db().Flush(options, store_.family(Family::bulk));
+  if (!flushed.ok()) {
+    log::debug("store {}: space is not reclaimed now: {}", store_.path(), flushed.ToString());
+    return false;
+  }
+  // RocksDB does not wait for it any more once it has been told to go on after an error.
+  for (int i = 0; i < kMemoryPolls; ++i) {
+    uint64_t left_count = 0;
+    if (!store_.db().GetIntProperty(store_.family(Family::bulk),
+                                    rocksdb::DB::Properties::kNumImmutableMemTable, &left_count) ||
+        left_count == 0)
+      return true;
+    std::unique_lock lock(mutex_);
+    if (changed_.wait_for(lock, kMemoryPoll, [this] { return stopping_.load(); })) return false;
+  }
+  return false;
 }
 
 }  // namespace fdbnbd::kv

@@ -24,7 +24,11 @@ class Reclaimer {
 
  private:
   void work();
-  void reclaim(const std::string& begin, const std::string& end);
+  // Whether it was done.
+  bool reclaim(const std::string& begin, const std::string& end);
+  // Waits until what is in memory now is in files; false where that takes long or fails.
+  bool write_out_memory();
+  void add(std::string begin, std::string end);  // under mutex_
 
   RocksStore& store_;
   std::mutex mutex_;

@@ -98,8 +98,17 @@ class RocksFaults : public testing::Test {
     }
     return true;
   }
-  static Task<void> pause(Executor& executor) {
-    co_await sleep_for(executor, std::chrono::milliseconds(20));
+  // Whether what cleared bulk rows took goes back to the file system within a while.
+  bool is_reclaimed() {
+    const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(40);
+    while (engine_->stats().stored_bytes > 2 * kMiB) {
+      if (std::chrono::steady_clock::now() > deadline) return false;
+      loop_.run(pause(loop_));
+    }
+    return true;
+  }
+  static Task<void> pause(Executor& executor, Duration time = std::chrono::milliseconds(20)) {
+    co_await sleep_for(executor, time);
   }
 
   TempDirectory directory_;
@@ -336,6 +345,61 @@ TEST_F(RocksFaults, AFlushFailsWhereRocksDbsOwnSyncOfALogFailed) {
   EXPECT_EQ(flush(), Errc::io);
   EXPECT_EQ(flush(), Errc::io);
   EXPECT_EQ(row("I1"), "row");
+}
+
+// Discarding on a disk that is full has the files of the discarded rows rewritten, which needs room itself.
+TEST_F(RocksFaults, SpaceIsReclaimedOnceThereIsRoomToRewriteFiles) {
+  for (uint64_t i = 0; i < 200; ++i)
+    ASSERT_EQ(put("D" + std::to_string(i), noise(64 * kKiB, i)), std::nullopt);
+  std::atomic<bool> met = false;
+  {
+    const FileFaults faults([&met](const Attempt& attempt) {
+      const Verdict verdict = fails_compactions(attempt, ENOSPC);
+      if (verdict.error != 0) met = true;
+      return verdict;
+    });
+    const auto clearing = engine_->begin(loop_);
+    clearing->clear_range({"D", "E"});
+    ASSERT_TRUE(loop_.run(clearing->commit()));
+    while (!met) loop_.run(pause(loop_));
+    loop_.run(pause(loop_));
+  }
+  EXPECT_TRUE(is_reclaimed());
+}
+
+TEST_F(RocksFaults, SpaceIsReclaimedAfterTheDiskWasFull) {
+  {
+    const FileFaults faults([](const Attempt& attempt) -> Verdict {
+      return {attempt.call == Call::write && on_log(attempt) ? ENOSPC : 0};
+    });
+    EXPECT_EQ(put("I1", "refused"), Errc::no_space);
+  }
+  EXPECT_TRUE(put_in_the_end("I1", "after"));
+  for (uint64_t i = 0; i < 100; ++i)
+    ASSERT_EQ(put("D" + std::to_string(i), noise(64 * kKiB, i)), std::nullopt);
+  const auto clearing = engine_->begin(loop_);
+  clearing->clear_range({"D", "E"});
+  ASSERT_TRUE(loop_.run(clearing->commit()));
+  EXPECT_TRUE(is_reclaimed());
+}
+
+// RocksDB begins another log to write out what is in memory, while the newest one could not be appended to.
+TEST_F(RocksFaults, ReclaimingSpaceOnAFullDiskDoesNotEndWritesForGood) {
+  for (uint64_t i = 0; i < 100; ++i)
+    ASSERT_EQ(put("D" + std::to_string(i), noise(4 * kKiB, i)), std::nullopt);
+  const auto clearing = engine_->begin(loop_);
+  clearing->clear_range({"D", "E"});
+  ASSERT_TRUE(loop_.run(clearing->commit()));
+  {
+    const FileFaults faults([](const Attempt& attempt) -> Verdict {
+      return {attempt.call == Call::write && on_log(attempt) ? ENOSPC : 0};
+    });
+    EXPECT_EQ(put("I1", "refused"), Errc::no_space);
+    // Until it has been tried.
+    loop_.run(pause(loop_, std::chrono::milliseconds(2500)));
+  }
+  EXPECT_TRUE(put_in_the_end("I1", "after"));
+  EXPECT_EQ(flush(), std::nullopt);
 }
 
 }  // namespace
