@@ -251,8 +251,13 @@ TEST_F(RocksFaults, ALogThatCannotBeMadeForWantOfSpaceIsMadeLater) {
 // What a compaction meets when it writes.
 Verdict fails_compactions(const Attempt& attempt, int error) {
   if (attempt.thread != "rocksdb:low" || !(attempt.on(".sst") || attempt.on(".blob"))) return {};
-  return {attempt.call == Call::write || attempt.call == Call::reserve ? error : 0};
+  // Reserving space touches no bad place.
+  const bool fails = attempt.call == Call::write || (attempt.call == Call::reserve && error == ENOSPC);
+  return {fails ? error : 0};
 }
+
+// For a compaction that has met an error to fail.
+constexpr auto kCompactionEnd = std::chrono::milliseconds(500);
 
 TEST_F(RocksFaults, WritesThatWaitForCompactionsOnAFullDiskFailAndGoOnWithRoom) {
   std::optional<Errc> failure;
@@ -281,7 +286,7 @@ TEST_F(RocksFaults, ACompactionThatMetABadPlaceOfTheDiskDoesNotEndWrites) {
   for (uint64_t i = 0; i < 60; ++i)
     ASSERT_EQ(put("I" + std::to_string(i), noise(256 * kKiB, i)), std::nullopt);
   while (!met) loop_.run(pause(loop_));
-  loop_.run(pause(loop_));
+  loop_.run(pause(loop_, kCompactionEnd));
   for (uint64_t i = 0; i < 10; ++i) EXPECT_EQ(put("I", noise(256 * kKiB, i)), std::nullopt);
   EXPECT_EQ(flush(), std::nullopt);
 }
@@ -305,8 +310,8 @@ TEST_F(RocksFaults, ACompactionThatMetAFullDiskDoesNotFailAWriteThatHasToWait) {
     ++count;
   }
   ASSERT_TRUE(met);
+  loop_.run(pause(loop_, kCompactionEnd));
   disk_is_full = false;
-  loop_.run(pause(loop_));  // for what the failed compaction does last
 
   // As much as memory takes while nothing is written out, and then one more.
   hold_flushes = true;

@@ -5,10 +5,13 @@
 
 #include "base/log.h"
 #include "kv/rocks/rocks_errors.h"
+#include "kv/rocks/rocks_store.h"
 
 namespace fdbnbd::kv {
 
 namespace {
+
+using Properties = rocksdb::DB::Properties;
 
 // One that failed stays pending.
 constexpr auto kFlushPoll = std::chrono::milliseconds(1);
@@ -29,9 +32,7 @@ void StoreListener::OnBackgroundError(rocksdb::BackgroundErrorReason reason, roc
     // they are; a store that refuses all writes for one of them would help nobody. But where writes wait for
     // compactions, they would wait for as long as those fail. On a full disk they need not be slowed down
     // first, to 16 KB/s.
-    using Properties = rocksdb::DB::Properties;
-    if (is_set(Properties::kIsWriteStopped) ||
-        (errc_of(*error) == Errc::no_space && is_set(Properties::kActualDelayedWriteRate))) {
+    if (compactions_stop_writes() || (errc_of(*error) == Errc::no_space && compactions_slow_writes())) {
       let_flushes_begin();
       *error = until_resumed(*error);
     } else {
@@ -49,21 +50,28 @@ void StoreListener::OnErrorRecoveryBegin(rocksdb::BackgroundErrorReason /*reason
   if (error.ok() || errc_of(error) == Errc::no_space) *auto_recovery = false;
 }
 
-bool StoreListener::is_set(const std::string& property) const {
+bool StoreListener::is_set(Family family, const std::string& property) const {
   const RocksStore* const store = store_;
   uint64_t value = 0;
-  return store != nullptr && store->db().GetIntProperty(property, &value) && value != 0;
+  return store != nullptr && store->db().GetIntProperty(store->family(family), property, &value) &&
+         value != 0;
+}
+
+bool StoreListener::compactions_stop_writes() const {
+  // Otherwise the writes may just as well wait for that to be written out.
+  const auto has_memory_to_write_out = [this](Family family) {
+    return is_set(family, Properties::kNumImmutableMemTable);
+  };
+  return is_set(Family::meta, Properties::kIsWriteStopped) && !has_memory_to_write_out(Family::meta) &&
+         !has_memory_to_write_out(Family::bulk);
+}
+
+bool StoreListener::compactions_slow_writes() const {
+  return is_set(Family::meta, Properties::kActualDelayedWriteRate);
 }
 
 void StoreListener::let_flushes_begin() const {
-  const RocksStore* const store = store_;
-  if (store == nullptr) return;
-  const auto is_pending = [store](Family family) {
-    uint64_t pending = 0;
-    return store->db().GetIntProperty(store->family(family), rocksdb::DB::Properties::kMemTableFlushPending,
-                                      &pending) &&
-           pending != 0;
-  };
+  const auto is_pending = [this](Family family) { return is_set(family, Properties::kMemTableFlushPending); };
   for (int i = 0; i < kFlushPolls && (is_pending(Family::meta) || is_pending(Family::bulk)); ++i)
     std::this_thread::sleep_for(kFlushPoll);
 }

@@ -5,9 +5,11 @@
 #include <atomic>
 #include <string>
 
-#include "kv/rocks/rocks_store.h"
+#include "kv/rocks/key_router.h"
 
 namespace fdbnbd::kv {
+
+class RocksStore;
 
 // Decides what an error of RocksDB's background work means for the store. RocksDB stops all writes for good,
 // or keeps a note of it that nothing clears and that later fails writes which only had to wait.
@@ -31,8 +33,10 @@ class StoreListener final : public rocksdb::EventListener {
                             bool* auto_recovery) override;
 
  private:
-  // Whether a property of the whole store is not 0.
-  bool is_set(const std::string& property) const;
+  // Whether a property of the family, or of the whole store, is not 0.
+  bool is_set(Family family, const std::string& property) const;
+  bool compactions_stop_writes() const;
+  bool compactions_slow_writes() const;
 
   std::atomic<const RocksStore*> store_ = nullptr;
   std::atomic<bool> damage_found_ = false;
