@@ -11,6 +11,7 @@
 #include "cli/load.h"
 #include "cli/output.h"
 #include "cli/progress.h"
+#include "cli/transfer.h"
 
 namespace fdbnbd::cli {
 
@@ -89,9 +90,7 @@ Result<void> run_bench(BenchArguments& arguments, const Context& context) {
   RETURN_IF_ERROR(context.ask(access, control::InfoRequest{arguments.volume}));
   std::vector<NamedFigures> results;
   for (const Load& load : loads) {
-    ASSIGN_OR_RETURN(control::Client client, access.connect());
-    ASSIGN_OR_RETURN(net::OwnedFd socket, std::move(client).start_nbd());
-    ASSIGN_OR_RETURN(NbdDisk disk, NbdDisk::open(std::move(socket), arguments.volume));
+    ASSIGN_OR_RETURN(NbdDisk disk, open_disk(access, arguments.volume));
     if (disk.size_bytes() < arguments.load.request_bytes) {
       return fail(Errc::invalid, fmt::format("volume {} is smaller than one request", arguments.volume));
     }

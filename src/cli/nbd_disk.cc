@@ -42,9 +42,18 @@ Errc errc_of_errno(int error) {
   }
 }
 
-Error request_error(std::string_view what, uint64_t offset_bytes, uint64_t length_bytes, int error) {
-  return {errc_of_errno(error), fmt::format("{} of {} bytes at offset {} failed: {}", what, length_bytes,
-                                            offset_bytes, std::strerror(error))};
+// What to do next, where the number of the error alone does not say it.
+std::string_view advice(Errc code) {
+  if (code == Errc::no_space) return "; the store is full, or the volume has used up its quota";
+  if (code == Errc::io) return "; the server's log has more, and fdb-nbd check finds what is damaged";
+  return "";
+}
+
+Error request_error(const std::string& volume, std::string_view what, uint64_t offset_bytes,
+                    uint64_t length_bytes, int error) {
+  const Errc code = errc_of_errno(error);
+  return {code, fmt::format("volume \"{}\": {} of {} bytes at offset {} failed: {}{}", volume, what,
+                            length_bytes, offset_bytes, std::strerror(error), advice(code))};
 }
 
 // The last failure of libnbd on this thread.
@@ -60,6 +69,7 @@ Error library_error(std::string_view what) {
 struct NbdDisk::State {
   ~State() { nbd_close(handle); }
 
+  std::string volume;
   nbd_handle* handle = nullptr;
   size_t in_flight_count = 0;
   std::optional<Error> first_error;
@@ -86,6 +96,7 @@ NbdDisk::~NbdDisk() {
 
 Result<NbdDisk> NbdDisk::open(net::OwnedFd socket, const std::string& name) {
   auto state = std::make_unique<State>();
+  state->volume = name;
   state->handle = nbd_create();
   if (state->handle == nullptr) return tl::unexpected(library_error("NBD client"));
   nbd_handle* const handle = state->handle;
@@ -109,7 +120,8 @@ int NbdDisk::on_complete(void* user_data, int* error) {
   ASSERT(state.in_flight_count > 0);
   --state.in_flight_count;
   if (*error != 0 && !state.first_error) {
-    state.first_error = request_error(request->what, request->offset_bytes, request->length_bytes, *error);
+    state.first_error =
+        request_error(state.volume, request->what, request->offset_bytes, request->length_bytes, *error);
   }
   if (request->on_done && !state.closing) request->on_done(*error == 0);
   return 1;  // retires the command
@@ -131,7 +143,7 @@ Result<void> NbdDisk::begin_read(uint64_t offset_bytes, MutableByteView into, Do
   if (nbd_aio_pread(state_->handle, into.data(), into.size(), offset_bytes,
                     {.callback = on_complete, .user_data = request, .free = free_request<Request>}, 0) < 0) {
     --state_->in_flight_count;
-    return tl::unexpected(library_error("read"));
+    return tl::unexpected(library_error(fmt::format("volume \"{}\": read", state_->volume)));
   }
   return {};
 }
@@ -142,7 +154,7 @@ Result<void> NbdDisk::begin_write(uint64_t offset_bytes, ByteView data, Done on_
   if (nbd_aio_pwrite(state_->handle, data.data(), data.size(), offset_bytes,
                      {.callback = on_complete, .user_data = request, .free = free_request<Request>}, 0) < 0) {
     --state_->in_flight_count;
-    return tl::unexpected(library_error("write"));
+    return tl::unexpected(library_error(fmt::format("volume \"{}\": write", state_->volume)));
   }
   return {};
 }
@@ -153,7 +165,7 @@ Result<void> NbdDisk::begin_zero(uint64_t offset_bytes, uint64_t length_bytes, D
   if (nbd_aio_zero(state_->handle, length_bytes, offset_bytes,
                    {.callback = on_complete, .user_data = request, .free = free_request<Request>}, 0) < 0) {
     --state_->in_flight_count;
-    return tl::unexpected(library_error("zero"));
+    return tl::unexpected(library_error(fmt::format("volume \"{}\": zero", state_->volume)));
   }
   return {};
 }
@@ -161,7 +173,7 @@ Result<void> NbdDisk::begin_zero(uint64_t offset_bytes, uint64_t length_bytes, D
 Result<void> NbdDisk::wait_below(size_t count) {
   while (state_->in_flight_count >= count && !state_->first_error) {
     if (nbd_poll(state_->handle, -1) < 0)
-      return tl::unexpected(library_error("the connection to the volume"));
+      return tl::unexpected(library_error(fmt::format("the connection to volume \"{}\"", state_->volume)));
   }
   if (state_->first_error) return tl::unexpected(*state_->first_error);
   return {};
@@ -198,7 +210,8 @@ Result<void> NbdDisk::move_on(short events) {
   } else if ((events & POLLOUT) != 0) {
     done = nbd_aio_notify_write(handle);
   }
-  if (done < 0) return tl::unexpected(library_error("the connection to the volume"));
+  if (done < 0)
+    return tl::unexpected(library_error(fmt::format("the connection to volume \"{}\"", state_->volume)));
   return wait_below(SIZE_MAX);
 }
 
@@ -223,14 +236,15 @@ Result<std::vector<DiskExtent>> NbdDisk::block_status(uint64_t offset_bytes, uin
   };
   if (nbd_block_status(state_->handle, length_bytes, offset_bytes,
                        {.callback = collect, .user_data = &extents, .free = nullptr}, 0) != 0) {
-    return tl::unexpected(library_error("block status"));
+    return tl::unexpected(library_error(fmt::format("volume \"{}\": block status", state_->volume)));
   }
   if (extents.empty()) return fail(Errc::protocol, "the server gave no block status");
   return extents;
 }
 
 Result<void> NbdDisk::flush() {
-  if (nbd_flush(state_->handle, 0) != 0) return tl::unexpected(library_error("flush"));
+  if (nbd_flush(state_->handle, 0) != 0)
+    return tl::unexpected(library_error(fmt::format("volume \"{}\": flush", state_->volume)));
   return {};
 }
 

@@ -265,10 +265,30 @@ class Exporter {
 
 }  // namespace
 
+namespace {
+
+// busy where another server has the volume: the handshake of NBD does not tell.
+Result<void> check_holder(StoreAccess& access, const std::string& name) {
+  ASSIGN_OR_RETURN(control::Client client, access.connect());
+  ASSIGN_OR_RETURN(const std::string result, client.call(control::LockListRequest{}));
+  ASSIGN_OR_RETURN(const auto locks, control::read_locks(result));
+  for (const volume::LockInfo& lock : locks) {
+    if (lock.volume != name || lock.state == volume::LockInfo::State::ours) continue;
+    return fail(Errc::busy, fmt::format("volume \"{}\" is held by {}; stop it there, or take the volume with "
+                                        "serve --takeover or lock break",
+                                        name, lock.holder));
+  }
+  return {};
+}
+
+}  // namespace
+
 Result<NbdDisk> open_disk(StoreAccess& access, const std::string& name) {
   ASSIGN_OR_RETURN(control::Client client, access.connect());
   ASSIGN_OR_RETURN(net::OwnedFd socket, std::move(client).start_nbd());
-  return NbdDisk::open(std::move(socket), name);
+  auto disk = NbdDisk::open(std::move(socket), name);
+  if (!disk) RETURN_IF_ERROR(check_holder(access, name));
+  return disk;
 }
 
 tl::unexpected<Error> file_error(std::string_view doing, const std::string& path, int error) {

@@ -1,6 +1,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <chrono>
 #include <functional>
 #include <memory>
 #include <optional>
@@ -21,7 +22,7 @@ namespace {
 
 constexpr uint32_t kBlock = 4096;
 constexpr uint64_t kDiskBytes = 64 << 20;
-constexpr uint64_t kDiskBlocks = kDiskBytes / kBlock;
+constexpr uint64_t kBusyBlocks = 4096;  // that are written all the time
 
 // A server of a store that several share; all of them in one simulated world.
 struct Host {
@@ -175,30 +176,52 @@ TEST_P(CatalogCheckTest, DamageInAVolumeThatAnotherServerHoldsIsFound) {
   }
 }
 
-Task<void> write_and_trim(SimLoop& loop, block::Export& disk, uint64_t seed, const bool& is_over) {
+// Open from the moment on at which the check reads.
+struct Gate final : Progress {
+  bool is_open = false;
+
+  void on_progress(uint64_t /*done_bytes*/, uint64_t /*total_bytes*/) override { is_open = true; }
+  bool cancelled() const override { return false; }
+};
+
+// While the gate is closed time passes, as the check waits for; while it is open none does, so that what is
+// written comes between what is read.
+Task<void> write_and_trim(SimLoop& loop, block::Export& disk, uint64_t seed, const Gate& gate,
+                          const bool& is_over) {
   Random random(seed);
   const std::vector<std::byte> bytes(8 * kBlock, std::byte{1});
   while (!is_over) {
-    const uint64_t block = random.next() % (kDiskBlocks - 8);
+    const uint64_t block = random.next() % kBusyBlocks;
     if (random.next() % 2 == 0) {
       EXPECT_TRUE(co_await disk.write(block * kBlock, bytes, {}));
     } else {
       EXPECT_TRUE(co_await disk.trim(block * kBlock, 8 * kBlock, {}));
     }
-    co_await reschedule(loop);
+    if (gate.is_open) {
+      co_await reschedule(loop);
+    } else {
+      co_await sleep_for(loop, std::chrono::milliseconds(10));
+    }
   }
+}
+
+Task<void> join(TaskScope& scope) {
+  co_await scope.join();
 }
 
 TEST_P(CatalogCheckTest, WhatAnotherServerWritesMeanwhileIsNotDamage) {
   bool is_over = false;
+  Gate gate;
   TaskScope scope;
-  for (uint64_t i = 0; i < 8; ++i) scope.spawn(write_and_trim(loop_, *disk_, GetParam() * 8 + i, is_over));
-  for (int i = 0; i < 20; ++i) {
-    const CheckReport report = check("disk");
-    ASSERT_EQ(report.findings_count, 0U) << report.findings.front().what;
+  for (uint64_t i = 0; i < 4; ++i)
+    scope.spawn(write_and_trim(loop_, *disk_, GetParam() * 4 + i, gate, is_over));
+  for (int i = 0; i < 40; ++i) {
+    const CheckReport report = check("disk", &gate);
+    EXPECT_EQ(report.findings_count, 0U) << report.findings.front().what;
+    gate.is_open = false;
   }
   is_over = true;
-  loop_.run(scope.join());
+  loop_.run(join(scope));
 }
 
 }  // namespace

@@ -94,6 +94,10 @@ def a_quota_refuses_what_would_need_more():
             wire.expect(ENOSPC, CMD_WRITE, 2 * MiB, 4096, 0, pattern(4096, 1))
             wire.write(0, pattern(MiB, 2))
             wire.disconnect()
+        with tempfile.NamedTemporaryFile() as image:
+            image.write(pattern(2 * MiB, 3))
+            image.flush()
+            expect_words(error_of("import", image.name, "a", "--into", store=store, status=8), 'volume "a"', "quota")
         fdb_nbd("quota", "set", "a", "2M", store=store)
         with server.session("a") as wire:
             wire.write(2 * MiB, pattern(MiB, 1))

@@ -67,8 +67,11 @@ def another_server_is_named_and_its_volume_can_be_taken():
             for store in (first.store, second.store):
                 expect_equal("locks", states(store), [("a", "alive")])
                 expect_words(locks(store)[0]["holder"], f"pid {first.process.pid}")
-            for verb in (("resize", "a", "2M"), ("rm", "a"), ("quota", "set", "a", "1M"), ("export", "a", "-"), ("bench", "a")):
+            for verb in (("resize", "a", "2M"), ("rm", "a"), ("quota", "set", "a", "1M"), ("export", "a", "-"), ("bench", "a"), ("import", __file__, "a", "--into")):
                 expect_words(error_of(*verb, store=first.store, status=5), "a", f"pid {first.process.pid}")
+            for name in (["a"], []):
+                report = json_of("check", *name, store=first.store)
+                expect_equal("what is checked", (report["blocks_count"], report["findings_count"]), (1, 0))
             epoch = locks(first.store)[0]["epoch"]
             expect_words(fdb_nbd("lock", "break", "a", store=first.store).stdout, "volume a was held by", f"pid {first.process.pid}")
             expect_equal("locks", locks(first.store), [])
@@ -102,13 +105,17 @@ def a_holder_that_gives_no_sign_of_life_is_silent():
 @test(limit=120)
 def a_killed_holder_is_not_waited_for():
     requires_cluster()
-    with Server(volumes={"a": MiB}) as server:
+    server = Server(volumes={"a": MiB})
+    try:
         with server.session("a") as wire:
             wire.write(0, b"a" * 4096)
             server.kill()
         expect_equal("locks", states(server.store), [("a", "silent")])
         fdb_nbd("resize", "a", "2M", store=server.store)
         expect_equal("locks", locks(server.store), [])
+    finally:
+        server.kill()
+        server.remove()
 
 
 if __name__ == "__main__":
