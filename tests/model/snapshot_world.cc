@@ -526,7 +526,7 @@ Task<void> SnapshotWorld::verify_diff(const Disk& disk) {
     difference(fmt::format("diff of {} with itself is not empty", name));
 }
 
-// All space comes back.
+// All space comes back, but for that of receipts, which go when the store is closed or after a day.
 Task<void> SnapshotWorld::end_with_nothing() {
   while (!disks_.empty() && !failed()) co_await verb_remove_volume();
   // What crashes have left there.
@@ -537,8 +537,11 @@ Task<void> SnapshotWorld::end_with_nothing() {
   const std::string begin = source_.key_prefix + '\0';
   const std::string end = source_.key_prefix + '\x7f';
   const auto rows = co_await transaction->get_range({begin, end}, {}, kv::Isolation::snapshot);
-  if (!rows || rows->rows.size() != 1)
-    difference(fmt::format("{} rows are left of nothing", rows ? rows->rows.size() : 0));
+  const auto is_no_receipt = [this](const kv::KeyValue& row) {
+    return row.key[source_.key_prefix.size()] != 'R';
+  };
+  const auto left_count = rows ? std::ranges::count_if(rows->rows, is_no_receipt) : 0;
+  if (left_count != 1) difference(fmt::format("{} rows are left of nothing", left_count));
 }
 
 }  // namespace fdbnbd::model
