@@ -21,10 +21,11 @@ Task<Result<VolumeInfo>> Catalog::flatten(std::string name, Progress* progress) 
       if (round == limits::kMaxFlattenRounds)
         co_return fail(Errc::busy, fmt::format("snapshots of volume \"{}\" keep coming: try again", name));
       co_await go_to(held.executor());
-      auto top = co_await held.volume().flatten(&relay);
+      auto top = co_await held.volume().flatten_round(&relay);
       co_await go_to(home_);
       if (!top) co_return propagate(top);
-      const LayerId layer = *top;
+      if (!*top) continue;
+      const LayerId layer = **top;
       auto body = [&](kv::Transaction& transaction) { return cut_loose_in(transaction, id, layer); };
       ASSIGN_OR_CO_RETURN(is_loose, co_await records_.decide<bool>(body));
       if (is_loose) open_volumes_.forget_parents(id, layer);

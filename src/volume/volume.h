@@ -79,9 +79,9 @@ class Volume final : public block::Export {
   Task<Result<bool>> merge_parent(LayerId parent, LayerId top, uint64_t& next_extent);
 
   // Copies all that the volume has from the layers below into its top layer, beside requests. That layer: it
-  // needs no parent any more. A snapshot that is taken meanwhile makes it begin again with the new top layer,
-  // at most limits::kMaxFlattenRounds times (busy). cancelled.
-  Task<Result<LayerId>> flatten(Progress* progress);
+  // needs no parent any more. Nothing where a snapshot was taken meanwhile, since it shares with that one:
+  // another round begins with the new top layer. cancelled.
+  Task<Result<std::optional<LayerId>>> flatten_round(Progress* progress);
 
   // The volume is taken from its clients: what they have begun is finished, from then on every request ends
   // with Errc::cancelled, and the volume is let go. close() is still to be called, and not before this is

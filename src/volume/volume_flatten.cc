@@ -29,15 +29,11 @@ class FlattenIntent final : public CommitQueue::Intent {
 
 }  // namespace
 
-Task<Result<LayerId>> Volume::flatten(Progress* progress) {
+Task<Result<std::optional<LayerId>>> Volume::flatten_round(Progress* progress) {
   CO_RETURN_IF_ERROR(co_await fence_.refresh());
-  for (uint32_t round = 0; round < limits::kMaxFlattenRounds; ++round) {
-    const LayerId top = update_top();
-    ASSIGN_OR_CO_RETURN(const bool finished, co_await flatten_into(top, progress));
-    if (finished) co_return top;
-  }
-  co_return fail(Errc::busy,
-                 fmt::format("snapshots of {} are taken faster than it is flattened", display_name()));
+  const LayerId top = update_top();
+  ASSIGN_OR_CO_RETURN(const bool finished, co_await flatten_into(top, progress));
+  co_return finished ? std::optional(top) : std::nullopt;
 }
 
 Task<Result<bool>> Volume::flatten_into(LayerId top, Progress* progress) {
