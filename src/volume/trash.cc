@@ -21,6 +21,10 @@ std::optional<uint64_t> parse_id(const std::string& text) {
   return id;
 }
 
+bool is_damage(const Error& error) {
+  return error.code == Errc::corruption || error.code == Errc::newer_format;
+}
+
 }  // namespace
 
 Trash::Trash(RecordReader& records, OpenVolumes& open_volumes, OpenSnapshots& open_snapshots, Jobs& jobs,
@@ -86,7 +90,10 @@ Task<Result<std::optional<WallTime>>> Trash::purge_expired() {
     }
     log::info("volume \"{}\" (id {}) has been in the trash for long enough", row.record.name, row.id.value);
     const Result<void> purged = co_await purge_one(row);
-    if (!purged && purged.error().code != Errc::not_found) co_return tl::unexpected(purged.error());
+    if (purged || purged.error().code == Errc::not_found) continue;
+    if (!is_damage(purged.error())) co_return tl::unexpected(purged.error());
+    log::error("volume \"{}\" (id {}) stays in the trash: {}; run fdb-nbd check", row.record.name,
+               row.id.value, purged.error().what);
   }
   co_return next;
 }
@@ -301,13 +308,19 @@ Task<Result<void>> Trash::purge(std::optional<std::string> name_or_id) {
   } else {
     ASSIGN_OR_CO_RETURN(rows, co_await read_rows());
   }
+  Result<void> all = {};
   for (const Row& row : rows) {
     const Result<void> purged = co_await purge_one(row);
-    // Of all, what is there.
-    const bool is_other_work = !purged && purged.error().code == Errc::not_found && !name_or_id;
-    if (!purged && !is_other_work) co_return purged;
+    if (purged) continue;
+    if (name_or_id) co_return purged;
+    // Of all: what is there, and one that is damaged keeps no other.
+    if (purged.error().code == Errc::not_found) continue;
+    if (!is_damage(purged.error())) co_return purged;
+    all = fail(purged.error().code, fmt::format("volume \"{}\" (id {}) in the trash: {}", row.record.name,
+                                                row.id.value, purged.error().what));
   }
-  co_return co_await records_.engine().sync(home_);
+  const Result<void> synced = co_await records_.engine().sync(home_);
+  co_return synced ? all : synced;
 }
 
 Task<Result<void>> Trash::purge_one(Row row) {

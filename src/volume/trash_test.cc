@@ -5,6 +5,7 @@
 
 #include "async/sim_loop.h"
 #include "kv/memory/memory_engine.h"
+#include "volume/keys.h"
 #include "volume/store.h"
 
 // The trash, labels and quotas, as the store's users see them.
@@ -88,6 +89,10 @@ class KeepTest : public testing::Test {
         .value()
         .rows.size();
   }
+  size_t trash_rows_count() {
+    auto transaction = engine_->begin(loop_);
+    return run(transaction->get_range({"X", "Y"}, {}, kv::Isolation::snapshot)).value().rows.size();
+  }
   void expect_clean() {
     const auto report = run(store_->check(std::nullopt, nullptr)).value();
     EXPECT_EQ(report.findings_count, 0U)
@@ -165,6 +170,22 @@ TEST_F(TrashTest, WhatHasBeenThereForLongEnoughIsPurged) {
   EXPECT_EQ(trash().size(), 0U);
   run(store_->wait_for_reclaim());
   EXPECT_EQ(rows_count(), 1U) << "only the store's header is left";
+}
+
+TEST_F(TrashTest, AVolumeThatIsDamagedKeepsNoOtherInTheTrash) {
+  for (const char* name : {"a", "b", "c"}) {
+    create(name);
+    ASSERT_TRUE(remove(name));
+    pass(std::chrono::minutes(5));
+  }
+  const KeySpace keys("");
+  auto transaction = engine_->begin(loop_);
+  transaction->clear(keys.fence(VolumeId{trash().front().id}));
+  ASSERT_TRUE(run(transaction->commit()));
+  pass(std::chrono::hours(24) - std::chrono::minutes(8));
+  EXPECT_EQ(trash_rows_count(), 2U) << "a, which cannot be purged, and c, whose time has not come";
+  EXPECT_EQ(run(store_->purge(std::nullopt)).error().code, Errc::corruption);
+  EXPECT_EQ(trash_rows_count(), 1U);
 }
 
 TEST_F(TrashTest, AStartPurgesWhatHasExpiredMeanwhile) {
