@@ -68,6 +68,7 @@ class GraphCheck {
   void take_layers();
   void check_layers();
   void check_parent(LayerId id, const LayerRecord& record, const std::string& user);
+  bool has_end_below(LayerId id);
   void check_children();
   void check_child(const kv::KeyValue& row, const KeySpace::ChildKey& key);
   void check_jobs();
@@ -99,6 +100,7 @@ class GraphCheck {
   std::map<LayerId, LayerRecord> layers_;  // damaged ones are empty
   std::set<LayerId> damaged_layers_;
   std::map<LayerId, size_t> children_counts_;
+  std::map<LayerId, bool> have_end_;  // whether the walk down from it ends
 };
 
 void GraphCheck::take_names() {
@@ -272,16 +274,28 @@ void GraphCheck::check_parent(LayerId id, const LayerRecord& record, const std::
     found(user, fmt::format("layer {:016x} stands on layer {:016x}, which is being removed", id.value,
                             record.parent.value));
   }
-  std::set<LayerId> seen;
+  if (!has_end_below(id)) found(user, fmt::format("the layers below layer {:016x} form a circle", id.value));
+}
+
+// Each layer is walked over once, however deep the chains are.
+bool GraphCheck::has_end_below(LayerId id) {
+  std::set<LayerId> path;
+  bool has_end = true;
   for (LayerId at = id; at.value != 0;) {
-    if (!seen.insert(at).second) {
-      found(user, fmt::format("the layers below layer {:016x} form a circle", id.value));
-      return;
+    if (const auto known = have_end_.find(at); known != have_end_.end()) {
+      has_end = known->second;
+      break;
+    }
+    if (!path.insert(at).second) {
+      has_end = false;
+      break;
     }
     const auto next = layers_.find(at);
-    if (next == layers_.end()) return;
+    if (next == layers_.end()) break;
     at = next->second.parent;
   }
+  for (const LayerId walked : path) have_end_[walked] = has_end;
+  return has_end;
 }
 
 void GraphCheck::check_children() {
