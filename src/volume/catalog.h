@@ -85,7 +85,7 @@ class Catalog final : public Store {
 
  private:
   // catalog_locks.cc
-  Task<Result<void>> break_lock_in(kv::Transaction& transaction, VolumeId id);
+  Task<Result<void>> break_lock_in(kv::Transaction& transaction, VolumeId id, const FenceRecord& seen);
   Task<void> take_over_one(std::string name, VolumeId id, uint32_t& taken_count);
 
   // catalog.cc

@@ -59,19 +59,20 @@ Task<Result<std::string>> Catalog::break_lock(std::string name) {
   if (sight.fence.is_free()) co_return std::string();
   std::string holder =
       sight.fence.owner == open_volumes_.owner() ? options_.ownership.holder : sight.holder();
-  auto body = [&](kv::Transaction& transaction) { return break_lock_in(transaction, id); };
+  auto body = [&](kv::Transaction& transaction) { return break_lock_in(transaction, id, sight.fence); };
   CO_RETURN_IF_ERROR(co_await records_.decide<void>(body));
   log::warning("the lock of volume \"{}\" is broken; {} held it", name, holder);
   co_return holder;
 }
 
-Task<Result<void>> Catalog::break_lock_in(kv::Transaction& transaction, VolumeId id) {
+Task<Result<void>> Catalog::break_lock_in(kv::Transaction& transaction, VolumeId id,
+                                          const FenceRecord& seen) {
   const std::string key = keys_.fence(id);
   auto value = co_await transaction.get(key, kv::Isolation::serializable);
   if (!value) co_return propagate(value);
   if (!value->has_value()) co_return fail(Errc::not_found, "the volume has been removed");
   ASSIGN_OR_CO_RETURN(FenceRecord fence, FenceRecord::decode(**value));
-  if (fence.is_free()) co_return Result<void>();
+  if (!fence.same_tenure(seen)) co_return Result<void>();  // that holder has lost it already
   ++fence.epoch;
   fence.owner = {};
   transaction.set(key, fence.encode());

@@ -9,6 +9,8 @@
 #include "async/sim_loop.h"
 #include "kv/memory/memory_engine.h"
 #include "volume/interposed_engine_testing.h"
+#include "volume/keys.h"
+#include "volume/records.h"
 #include "volume/store.h"
 
 // Verbs whose transaction ends with an unknown result, or meets that of another process: each tells what it
@@ -108,6 +110,11 @@ class VerbsInDoubt : public testing::Test {
   }
   uint64_t id_of(const std::string& name) { return run(ours().info(name)).value().id; }
   std::vector<std::string> members() { return run(ours().list_groups()).value().at(0).members; }
+  FenceRecord fence_of(const std::string& name) {
+    const std::string key = KeySpace("").fence(VolumeId{id_of(name)});
+    const auto transaction = ours_.memory->begin(loop_);
+    return FenceRecord::decode(run(transaction->get(key, kv::Isolation::snapshot)).value().value()).value();
+  }
   size_t rows_count(char type) {
     const auto transaction = ours_.memory->begin(loop_);
     const std::string begin(1, type);
@@ -188,6 +195,15 @@ TEST_F(VerbsInDoubt, EveryVerbThatHasNotHappenedHappens) {
   EXPECT_EQ(names(), (std::vector<std::string>{"a", "c", "d"}));
   run(ours().wait_for_reclaim());
   expect_clean();
+}
+
+TEST_F(VerbsInDoubt, ALockIsBrokenOnce) {
+  const auto disk = run(theirs().open(loop_, "a")).value();
+  const FenceRecord held = fence_of("a");
+  plan('F', Outcome::unknown_applied);
+  EXPECT_TRUE(run(ours().break_lock("a")));
+  EXPECT_EQ(fence_of("a").epoch, held.epoch + 1);
+  EXPECT_TRUE(fence_of("a").is_free());
 }
 
 // What others do meanwhile.

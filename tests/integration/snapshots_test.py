@@ -37,12 +37,7 @@ class Control:
 
 
 def served(volumes, **options):
-    directory = tempfile.mkdtemp(prefix="fdb-nbd-test-")
-    path = os.path.join(directory, "control.sock")
-    server = Server(volumes=volumes, store="rocksdb:DIR", tcp=False, args=["--control", path], directory=directory, **options)
-    server.own_directory = True
-    server.control_path = path
-    return server
+    return Server(volumes=volumes, store="rocksdb:DIR", tcp=False, **options)
 
 
 def count_of(server, name):
