@@ -1,6 +1,8 @@
 #include <fmt/core.h>
 
 #include <algorithm>
+#include <map>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -86,19 +88,24 @@ Task<Result<VolumeInfo>> Catalog::finish_import(DiffImport import) {
     co_return fail(Errc::conflict, fmt::format("volume \"{}\" is not the one that this import has begun with",
                                                import.partial));
   }
+  std::map<VolumeId, std::string> taking_part{{partial_id, import.partial}};
+  VolumeId id;
+  if (import.from) {
+    ASSIGN_OR_CO_RETURN(id, co_await records_.find(import.volume));
+    taking_part.emplace(id, import.volume);
+  }
   {
+    // In the order of the ids, as whoever else reserves several, so that no two wait for each other's.
+    std::vector<OpenVolumes::Reservation> reservations;
+    for (const auto& [one, name] : taking_part) {
+      ASSIGN_OR_CO_RETURN(OpenVolumes::Reservation reservation, co_await open_volumes_.reserve(one, name));
+      reservations.push_back(std::move(reservation));
+    }
     ImportEnd end;
     end.new_top = LayerId{new_id()};
     end.created = home_.clock().wall_now();
-    ASSIGN_OR_CO_RETURN(const OpenVolumes::Reservation partial_reserved,
-                        co_await open_volumes_.reserve(partial_id, import.partial));
     ASSIGN_OR_CO_RETURN(end.partial, co_await make_quiet(partial_id, import.partial));
-    std::vector<OpenVolumes::Reservation> volume_reserved;
     if (import.from) {
-      ASSIGN_OR_CO_RETURN(const VolumeId id, co_await records_.find(import.volume));
-      auto reserved = co_await open_volumes_.reserve(id, import.volume);
-      if (!reserved) co_return propagate(reserved);
-      volume_reserved.push_back(std::move(*reserved));
       ASSIGN_OR_CO_RETURN(end.volume, co_await make_quiet(id, import.volume));
     }
     auto body = [&](kv::Transaction& transaction) {

@@ -1,5 +1,6 @@
 #include "volume/diff_import.h"
 
+#include "async/scope.h"
 #include "volume/store_fixture_testing.h"
 
 namespace fdbnbd::volume {
@@ -37,6 +38,16 @@ class DiffImportTest : public StoreFixture {
     const std::vector<VolumeInfo> volumes = run(store_->list_volumes()).value();
     for (const VolumeInfo& volume : volumes) names.push_back(volume.name);
     return names;
+  }
+
+  // Whatever comes of them.
+  static Task<void> end_import(Store& store, DiffImport import, int& ended_count) {
+    static_cast<void>(co_await store.finish_import(std::move(import)));
+    ++ended_count;
+  }
+  static Task<void> end_rollback(Store& store, std::string name, int& ended_count) {
+    static_cast<void>(co_await store.rollback_group(std::move(name)));
+    ++ended_count;
   }
 
   // The original, with two snapshots, and a copy of the first one.
@@ -162,6 +173,27 @@ TEST_F(DiffImportTest, OnlyWhatTheImportHasBegunWithIsTaken) {
   EXPECT_EQ(run(store_->remove("copy.importing", {.now = true, .id = second.partial_id})).error().code,
             Errc::not_found);
   EXPECT_TRUE(finish(other));
+}
+
+TEST_F(DiffImportTest, TheEndWaitsForNobodyWhoWaitsForIt) {
+  make_first();
+  DiffImport second = import_of(ref("disk", "a"), ref("disk", "b"));
+  const uint64_t id = run(store_->info("copy")).value().id;
+  // Whoever reserves several volumes does so in the order of their ids: here first the volume.
+  while (second.partial_id = begin(second).value().id, second.partial_id < id)
+    ASSERT_TRUE(remove("copy.importing"));
+  ASSERT_TRUE(run(store_->create_group("g", {"copy", "copy.importing"})));
+  ASSERT_TRUE(run(store_->snapshot_group("g@1")));
+  settle();
+  for (int steps_between = 0; steps_between < 100; ++steps_between) {
+    int ended_count = 0;
+    TaskScope scope;
+    scope.spawn(end_import(*store_, second, ended_count));
+    for (int i = 0; i < steps_between; ++i) loop_.step();
+    scope.spawn(end_rollback(*store_, "g@1", ended_count));
+    settle();
+    ASSERT_EQ(ended_count, 2);
+  }
 }
 
 TEST_F(DiffImportTest, OnlyTheSnapshotOfTheStreamIsItsBase) {
