@@ -1,10 +1,12 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <stdlib.h>
+#include <unistd.h>
 
 #include <map>
 #include <set>
 #include <string>
+#include <vector>
 
 #include "cli/exit_status.h"
 #include "cli/load.h"
@@ -12,6 +14,8 @@
 #include "cli/progress.h"
 #include "cli/qemu_image.h"
 #include "cli/serve_options.h"
+#include "cli/transfer.h"
+#include "net/fd.h"
 
 namespace fdbnbd::cli {
 namespace {
@@ -32,6 +36,55 @@ TEST(ExitStatus, EveryErrorHasTheDocumentedStatus) {
   ASSERT_EQ(expected.size(), static_cast<size_t>(Errc::newer_format) + 1);
   for (const auto& [code, status] : expected) {
     EXPECT_EQ(static_cast<int>(exit_status(code)), status) << errc_name(code);
+  }
+}
+
+// A file of 1 MiB of data and 7 MiB of nothing, without a name.
+class SparseFile {
+ public:
+  SparseFile() {
+    std::string path = testing::TempDir() + "sparse-XXXXXX";
+    fd_ = net::OwnedFd(::mkstemp(path.data()));
+    ::unlink(path.c_str());
+    const std::vector<std::byte> data(1 << 20, std::byte{7});
+    EXPECT_EQ(::write(fd_.get(), data.data(), data.size()), static_cast<ssize_t>(data.size()));
+    truncate(8 << 20);
+  }
+  void truncate(off_t size_bytes) { EXPECT_EQ(::ftruncate(fd_.get(), size_bytes), 0); }
+  int fd() const { return fd_.get(); }
+
+ private:
+  net::OwnedFd fd_;
+};
+
+TEST(FileSource, TheTailOfASparseFileIsAHole) {
+  const SparseFile file;
+  const auto source = file_source(file.fd(), 8 << 20);
+  std::vector<std::byte> memory(1 << 20);
+  uint64_t data_bytes = 0;
+  uint64_t bytes_count = 0;
+  while (true) {
+    const auto stretch = source->next(memory);
+    ASSERT_TRUE(stretch);
+    if (stretch->length_bytes == 0) break;
+    bytes_count += stretch->length_bytes;
+    if (!stretch->is_hole) data_bytes += stretch->length_bytes;
+  }
+  EXPECT_EQ(bytes_count, 8U << 20);
+  EXPECT_GE(data_bytes, 1U << 20);
+}
+
+TEST(FileSource, AFileThatBecomesShorterHasNoHoleInsteadOfItsTail) {
+  for (const off_t left_bytes : {off_t{1} << 20, off_t{4} << 20, off_t{0}}) {
+    SparseFile file;
+    const auto source = file_source(file.fd(), 8 << 20);
+    std::vector<std::byte> memory(1 << 20);
+    ASSERT_EQ(source->next(memory).value().length_bytes, 1U << 20);
+    file.truncate(left_bytes);
+    Result<ByteSource::Stretch> stretch = source->next(memory);
+    while (stretch && stretch->length_bytes > 0) stretch = source->next(memory);
+    ASSERT_FALSE(stretch) << left_bytes;
+    EXPECT_EQ(stretch.error().code, Errc::io);
   }
 }
 

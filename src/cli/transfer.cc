@@ -65,7 +65,8 @@ class FileSource final : public ByteSource {
     RETURN_IF_ERROR(check_interrupt());
     if (offset_bytes_ == size_bytes_) return Stretch{};
     if (offset_bytes_ >= data_end_bytes_) {
-      const Stretch hole{.length_bytes = find_data() - offset_bytes_, .is_hole = true};
+      ASSIGN_OR_RETURN(const uint64_t data_begin_bytes, find_data());
+      const Stretch hole{.length_bytes = data_begin_bytes - offset_bytes_, .is_hole = true};
       offset_bytes_ += hole.length_bytes;
       if (hole.length_bytes > 0) return hole;
     }
@@ -76,7 +77,7 @@ class FileSource final : public ByteSource {
           ::pread(fd_, into.data() + filled, wanted - filled, static_cast<off_t>(offset_bytes_ + filled));
       if (count < 0 && errno == EINTR) continue;
       if (count < 0) return system_error("read", name_);
-      if (count == 0) return fail(Errc::io, fmt::format("{} became shorter while it was read", name_));
+      if (count == 0) return became_shorter();
       filled += static_cast<size_t>(count);
     }
     offset_bytes_ += wanted;
@@ -85,10 +86,14 @@ class FileSource final : public ByteSource {
 
  private:
   // Where the next data begins; it ends at data_end_bytes_.
-  uint64_t find_data() {
+  Result<uint64_t> find_data() {
     const auto at = static_cast<off_t>(offset_bytes_);
     const off_t data = ::lseek(fd_, at, SEEK_DATA);
-    if (data < 0 && errno == ENXIO) return size_bytes_;
+    if (data < 0 && errno == ENXIO) {
+      // No data behind it, or no file any more.
+      RETURN_IF_ERROR(check_length());
+      return size_bytes_;
+    }
     const off_t hole = data < 0 ? -1 : ::lseek(fd_, data, SEEK_HOLE);
     if (data < 0 || hole < 0) {  // the file system cannot tell
       data_end_bytes_ = size_bytes_;
@@ -96,6 +101,17 @@ class FileSource final : public ByteSource {
     }
     data_end_bytes_ = std::min(static_cast<uint64_t>(hole), size_bytes_);
     return std::min(static_cast<uint64_t>(data), size_bytes_);
+  }
+
+  tl::unexpected<Error> became_shorter() const {
+    return fail(Errc::io, fmt::format("{} became shorter while it was read", name_));
+  }
+
+  Result<void> check_length() const {
+    const off_t end = ::lseek(fd_, 0, SEEK_END);
+    if (end < 0) return system_error("read", name_);
+    if (static_cast<uint64_t>(end) < size_bytes_) return became_shorter();
+    return {};
   }
 
   const int fd_;
@@ -297,6 +313,10 @@ tl::unexpected<Error> file_error(std::string_view doing, const std::string& path
                     : error == ENOSPC || error == EDQUOT ? Errc::no_space
                                                          : Errc::io;
   return fail(code, fmt::format("cannot {} {}: {}", doing, path, std::strerror(error)));
+}
+
+std::unique_ptr<ByteSource> file_source(int fd, uint64_t size_bytes) {
+  return std::make_unique<FileSource>(fd, size_bytes);
 }
 
 Result<void> check_interrupt() {

@@ -39,6 +39,10 @@ class ByteSource {
   virtual Result<Stretch> next(MutableByteView into) = 0;
 };
 
+// The first `size_bytes` of a file, whose holes are found. io where it has become shorter than that. `fd`
+// outlives it.
+std::unique_ptr<ByteSource> file_source(int fd, uint64_t size_bytes);
+
 // Errc::cancelled after an interrupt.
 Result<void> check_interrupt();
 
