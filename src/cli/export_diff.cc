@@ -8,14 +8,17 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <charconv>
 #include <cstring>
 #include <deque>
 #include <memory>
+#include <string>
 #include <utility>
 #include <vector>
 
 #include "backup/diff_stream.h"
 #include "base/limits.h"
+#include "base/process_mark.h"
 #include "cli/diff_reader.h"
 #include "cli/nbd_disk.h"
 #include "cli/partial_volume.h"
@@ -27,8 +30,42 @@ namespace fdbnbd::cli {
 
 namespace {
 
-// The snapshot that stands for a volume as it is now, while it is exported.
-constexpr std::string_view kNowSnapshot = ".export-diff";
+// The snapshot that stands for a volume as it is now, while it is exported: this, and the process that
+// exports. So several exports, of whichever hosts, do not meddle with each other's, and those of processes
+// that have ended are known.
+constexpr std::string_view kNowSnapshotPrefix = ".export-diff-";
+
+std::string now_snapshot_of(const ProcessMark& process) {
+  return fmt::format("{}{:016x}-{:08x}-{:016x}", kNowSnapshotPrefix, process.host, process.pid,
+                     process.started);
+}
+
+// Nothing where the name is not of that form.
+std::optional<ProcessMark> exporter_of(const std::string& snapshot) {
+  if (!snapshot.starts_with(kNowSnapshotPrefix)) return std::nullopt;
+  const char* at = snapshot.data() + kNowSnapshotPrefix.size();
+  const char* const end = snapshot.data() + snapshot.size();
+  const auto take = [&](auto& field) {
+    const auto parsed = std::from_chars(at, end, field, 16);
+    at = parsed.ptr == end ? end : parsed.ptr + 1;  // what is between is compared in the end
+    return parsed.ec == std::errc();
+  };
+  ProcessMark process;
+  if (!take(process.host) || !take(process.pid) || !take(process.started)) return std::nullopt;
+  if (now_snapshot_of(process) != snapshot) return std::nullopt;
+  return process;
+}
+
+// A name is on stable storage when its directory is.
+Result<void> sync_directory_of(const std::string& path) {
+  const size_t slash = path.rfind('/');
+  const std::string directory = slash == std::string::npos ? "." : path.substr(0, slash + 1);
+  const net::OwnedFd opened(::open(directory.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  // Some file systems know no such thing.
+  if (!opened || (::fsync(opened.get()) != 0 && errno != EINVAL && errno != EROFS))
+    return file_error("write", directory, errno);
+  return {};
+}
 
 // Where a stream goes: stdout, or FILE by way of FILE.partial.
 class StreamTarget {
@@ -99,7 +136,7 @@ class StreamTarget {
     if (!opened_) return {};
     if (::fsync(fd_) != 0) return file_error("write", partial_path_, errno);
     if (::rename(partial_path_.c_str(), path_.c_str()) != 0) return file_error("write", path_, errno);
-    return {};
+    return sync_directory_of(path_);
   }
 
  private:
@@ -193,29 +230,42 @@ class ExportDiff {
       : context_(context), access_(std::move(access)), arguments_(arguments), target_(arguments) {}
 
   Result<void> run() {
-    volume::SnapshotName to{.volume = arguments_.name, .snapshot = std::string(kNowSnapshot)};
+    volume::SnapshotName to{.volume = arguments_.name, .snapshot = now_snapshot_of(this_process())};
     if (volume::is_snapshot_name(arguments_.name)) {
       ASSIGN_OR_RETURN(to, volume::parse_snapshot_name(arguments_.name));
       RETURN_IF_ERROR(target_.open());
       return make(to, true);
     }
     RETURN_IF_ERROR(target_.open());
-    // One that was left by an export that was killed; one that is at work keeps it busy.
-    const control::RemoveRequest remove{.name = to.full()};
-    auto removed = ask_when_free(context_, access_, remove);
-    if (!removed && removed.error().code != Errc::not_found) return removed;
+    RETURN_IF_ERROR(remove_leftovers());
     RETURN_IF_ERROR(context_.ask(access_, control::SnapRequest{{to.full()}}));
     auto made = make(to, false);
-    removed = ask_when_free(context_, access_, remove);
+    const auto removed = remove(to);
     return made ? removed : made;
   }
 
  private:
+  Result<void> remove(const volume::SnapshotName& snapshot) {
+    return ask_when_free(context_, access_, control::RemoveRequest{.name = snapshot.full()});
+  }
+
+  // Of exports that were killed.
+  Result<void> remove_leftovers() {
+    ASSIGN_OR_RETURN(const volume::VolumeInfo info, describe_volume(arguments_.name));
+    for (const volume::SnapshotInfo& snapshot : info.snapshots) {
+      const auto exporter = exporter_of(snapshot.name);
+      if (!exporter || !has_ended(*exporter)) continue;
+      const auto removed = remove({.volume = info.name, .snapshot = snapshot.name});
+      if (!removed && removed.error().code != Errc::not_found) return removed;
+    }
+    return {};
+  }
+
   Result<void> make(const volume::SnapshotName& to, bool names_it) {
-    ASSIGN_OR_RETURN(const backup::StreamHeader header, describe(to, names_it));
+    ASSIGN_OR_RETURN(const Points points, find_points(to, names_it));
     // Nobody removes it from now on.
     ASSIGN_OR_RETURN(NbdDisk disk, open_disk(access_, to.full()));
-    ASSIGN_OR_RETURN(auto writer, target_.resume(header));
+    ASSIGN_OR_RETURN(auto writer, target_.resume(points.header));
     if (!writer) return target_.finish();
     ASSIGN_OR_RETURN(control::Client client, access_.connect());
     ASSIGN_OR_RETURN(DiffReader diff,
@@ -224,17 +274,29 @@ class ExportDiff {
     ProgressDisplay display("Exporting " + arguments_.name, context_.shows_bar());
     RETURN_IF_ERROR(StreamMaker(disk, std::move(*writer), target_, display).run(diff));
     display.finish();
-    ASSIGN_OR_RETURN(const backup::StreamHeader now, describe(to, names_it));
-    if (now != header) {
+    ASSIGN_OR_RETURN(const Points now, find_points(to, names_it));
+    if (now != points) {
       return fail(Errc::conflict,
                   fmt::format("a snapshot of volume {} was replaced meanwhile: start again", to.volume));
     }
     return target_.finish();
   }
 
-  Result<backup::StreamHeader> describe(const volume::SnapshotName& to, bool names_it) {
-    ASSIGN_OR_RETURN(const std::string result, context_.ask(access_, control::InfoRequest{to.volume}));
-    ASSIGN_OR_RETURN(const volume::VolumeInfo info, control::read_volume(result));
+  Result<volume::VolumeInfo> describe_volume(const std::string& name) {
+    ASSIGN_OR_RETURN(const std::string result, context_.ask(access_, control::InfoRequest{name}));
+    return control::read_volume(result);
+  }
+
+  // What is exported.
+  struct Points {
+    backup::StreamHeader header;
+    uint64_t to_id = 0;  // also where the stream does not name it
+
+    friend bool operator==(const Points&, const Points&) = default;
+  };
+
+  Result<Points> find_points(const volume::SnapshotName& to, bool names_it) {
+    ASSIGN_OR_RETURN(const volume::VolumeInfo info, describe_volume(to.volume));
     backup::StreamHeader header{.volume = info.name,
                                 .from = std::nullopt,
                                 .to = std::nullopt,
@@ -248,7 +310,7 @@ class ExportDiff {
       ASSIGN_OR_RETURN(const volume::SnapshotInfo begin, find(info, *arguments_.from));
       header.from = backup::SnapshotPoint{.name = begin.name, .id = begin.id};
     }
-    return header;
+    return Points{std::move(header), end.id};
   }
 
   static Result<volume::SnapshotInfo> find(const volume::VolumeInfo& info, const std::string& name) {

@@ -59,13 +59,19 @@ class ImportDiff {
       return {};
     }
     RETURN_IF_ERROR(remove_leftover());
-    RETURN_IF_ERROR(context_.ask(access_, control::ImportBeginRequest{import_}));
+    ASSIGN_OR_RETURN(const std::string begun, context_.ask(access_, control::ImportBeginRequest{import_}));
+    ASSIGN_OR_RETURN(const volume::VolumeInfo partial, control::read_volume(begun));
+    import_.partial_id = partial.id;
     auto done = fill();
     display_.finish();
     if (done) done = ask_when_free(context_, access_, control::ImportFinishRequest{import_});
     if (done) return {};
+    // The write that was refused tells nothing of the volume that it is for.
+    if (done.error().code == Errc::no_space)
+      done.error().what += fmt::format("; volume {} has a quota, or the store is full", import_.volume);
     const auto removed =
-        ask_when_free(context_, access_, control::RemoveRequest{.name = import_.partial, .now = true});
+        ask_when_free(context_, access_,
+                      control::RemoveRequest{.name = import_.partial, .now = true, .id = import_.partial_id});
     if (!removed && removed.error().code != Errc::not_found) {
       done.error().what += fmt::format("; and volume {} is left: {}", import_.partial, removed.error().what);
     }
@@ -95,6 +101,7 @@ class ImportDiff {
   // Nothing counts before the stream's end has been verified.
   Result<void> fill() {
     ASSIGN_OR_RETURN(NbdDisk disk, open_disk(access_, import_.partial));
+    RETURN_IF_ERROR(check_own());
     while (true) {
       ASSIGN_OR_RETURN(backup::StreamRecord record, reader_.next());
       if (record.kind == backup::StreamRecord::Kind::end) break;
@@ -105,6 +112,14 @@ class ImportDiff {
     }
     RETURN_IF_ERROR(disk.wait_below(1));
     return disk.flush();
+  }
+
+  // While it is open nobody removes it; before that, another import may have, and begun one of its own.
+  Result<void> check_own() {
+    ASSIGN_OR_RETURN(const std::string result, context_.ask(access_, control::InfoRequest{import_.partial}));
+    ASSIGN_OR_RETURN(const volume::VolumeInfo partial, control::read_volume(result));
+    if (partial.id == import_.partial_id) return {};
+    return fail(Errc::conflict, fmt::format("another import-diff into {} is at work", import_.volume));
   }
 
   Result<void> write(NbdDisk& disk, backup::StreamRecord record) {

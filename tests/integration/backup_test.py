@@ -209,6 +209,66 @@ def streams_go_through_pipes_and_of_volumes_as_they_are():
         fdb_nbd("check", store=target)
 
 
+@test(limit=120)
+def exports_of_a_volume_as_it_is_do_not_meddle_with_each_other():
+    with source_server() as server, target_store() as target, tempfile.TemporaryDirectory(prefix="fdb-nbd-test-") as directory:
+        before, after = (random.Random(seed).randbytes(8 * MiB) for seed in (1, 2))
+
+        def write(data):
+            with server.session("disk") as wire:
+                wire.write(0, data)
+                wire.disconnect()
+
+        def exports():
+            return [s["name"] for s in json.loads(fdb_nbd("info", "disk", "--json", store=server.store).stdout)["snapshots"]]
+
+        write(before)
+        # Stands in the middle, since nobody reads what it writes.
+        with subprocess.Popen([PROGRAM, "--store", server.store, "export-diff", "disk", "-"], stdout=subprocess.PIPE) as first:
+            begun = first.stdout.read(1)
+            write(after)
+            fdb_nbd("export-diff", "disk", os.path.join(directory, "second"), store=server.store)
+            with open(os.path.join(directory, "first"), "wb") as file:
+                file.write(begun + first.stdout.read())
+        expect_equal("exit status", first.returncode, 0)
+        expect_equal("snapshots", exports(), [])
+        for name, data in (("first", before), ("second", after)):
+            fdb_nbd("import-diff", os.path.join(directory, name), name, store=target)
+            expect_data(name, contents(target, name, directory), data + bytes(SIZE - len(data)))
+        # One that was killed leaves its snapshot, until the next one.
+        with subprocess.Popen([PROGRAM, "--store", server.store, "export-diff", "disk", "-"], stdout=subprocess.PIPE) as killed:
+            killed.stdout.read(1)
+            killed.kill()
+        expect_equal("snapshots", len(exports()), 1)
+        fdb_nbd("export-diff", "disk", os.path.join(directory, "third"), store=server.store)
+        expect_equal("snapshots", exports(), [])
+
+
+@test(limit=120)
+def an_import_stays_within_the_quota():
+    rng = random.Random(random_seed())
+    with source_server() as server, target_store() as target, tempfile.TemporaryDirectory(prefix="fdb-nbd-test-") as directory:
+        disk = Disk(server, rng)
+        full, part = (os.path.join(directory, name) for name in ("full", "part"))
+        disk.snap("a")
+        fdb_nbd("export-diff", "disk@a", full, store=server.store)
+        with server.session("disk") as wire:
+            disk.data[0:4 * MiB] = rng.randbytes(4 * MiB)
+            wire.write(0, bytes(disk.data[0:4 * MiB]))
+            wire.disconnect()
+        disk.snap("b")
+        fdb_nbd("export-diff", "disk@b", "--from", "a", part, store=server.store)
+        fdb_nbd("import-diff", full, "copy", store=target)
+        fdb_nbd("quota", "set", "copy", "3M", store=target)
+        refused = fdb_nbd("import-diff", part, "copy", store=target, status=8)
+        expect("the message", "copy" in refused.stderr, "copy", refused.stderr)
+        expect_equal("what is there", names(target), ["copy", "copy@a"])
+        fdb_nbd("quota", "set", "copy", "4M", store=target)
+        fdb_nbd("import-diff", part, "copy", store=target)
+        expect_data("the volume", contents(target, "copy", directory), bytes(disk.data))
+        expect_equal("quota", json.loads(fdb_nbd("info", "copy", "--json", store=target).stdout)["quota_bytes"], 4 * MiB)
+
+
 @test
 def export_diff_replaces_no_file_and_names_what_is_missing():
     with source_server() as server, tempfile.TemporaryDirectory(prefix="fdb-nbd-test-") as directory:
