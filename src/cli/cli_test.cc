@@ -59,7 +59,7 @@ class SparseFile {
 
 TEST(FileSource, TheTailOfASparseFileIsAHole) {
   const SparseFile file;
-  const auto source = file_source(file.fd(), 8 << 20);
+  const auto source = file_source(file.fd(), "a file", 8 << 20);
   std::vector<std::byte> memory(1 << 20);
   uint64_t data_bytes = 0;
   uint64_t bytes_count = 0;
@@ -77,7 +77,7 @@ TEST(FileSource, TheTailOfASparseFileIsAHole) {
 TEST(FileSource, AFileThatBecomesShorterHasNoHoleInsteadOfItsTail) {
   for (const off_t left_bytes : {off_t{1} << 20, off_t{4} << 20, off_t{0}}) {
     SparseFile file;
-    const auto source = file_source(file.fd(), 8 << 20);
+    const auto source = file_source(file.fd(), "a file", 8 << 20);
     std::vector<std::byte> memory(1 << 20);
     ASSERT_EQ(source->next(memory).value().length_bytes, 1U << 20);
     file.truncate(left_bytes);

@@ -315,8 +315,8 @@ tl::unexpected<Error> file_error(std::string_view doing, const std::string& path
   return fail(code, fmt::format("cannot {} {}: {}", doing, path, std::strerror(error)));
 }
 
-std::unique_ptr<ByteSource> file_source(int fd, uint64_t size_bytes) {
-  return std::make_unique<FileSource>(fd, size_bytes);
+std::unique_ptr<ByteSource> file_source(int fd, std::string name, uint64_t size_bytes) {
+  return std::make_unique<FileSource>(fd, std::move(name), size_bytes);
 }
 
 Result<void> check_interrupt() {

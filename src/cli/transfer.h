@@ -39,9 +39,9 @@ class ByteSource {
   virtual Result<Stretch> next(MutableByteView into) = 0;
 };
 
-// The first `size_bytes` of a file, whose holes are found. io where it has become shorter than that. `fd`
-// outlives it.
-std::unique_ptr<ByteSource> file_source(int fd, uint64_t size_bytes);
+// The first `size_bytes` of a file, called `name` in messages, whose holes are found. io where it has become
+// shorter than that. `fd` outlives it.
+std::unique_ptr<ByteSource> file_source(int fd, std::string name, uint64_t size_bytes);
 
 // Errc::cancelled after an interrupt.
 Result<void> check_interrupt();
