@@ -208,9 +208,8 @@ Task<Result<JobOutcome>> Jobs::merge_turn(JobId id) {
 Task<Result<JobOutcome>> Jobs::merge_as_owner(VolumeId id, LayerId layer, LayerId child,
                                               uint64_t& next_extent) {
   ASSIGN_OR_CO_RETURN(std::string name, co_await records_.name_of(id));
-  auto held = co_await open_volumes_.hold_if_free(id, std::move(name));
+  auto held = co_await open_volumes_.hold_for_job(id, std::move(name));
   if (!held) co_return JobOutcome::blocked;  // open on another server, which does it, or going away
-  held->mark_as_job();
   co_await go_to(held->executor());
   Result<bool> moved = false;
   for (uint32_t i = 0; i < limits::kMergeStepsPerTurn; ++i) {

@@ -65,7 +65,8 @@ void OpenVolumes::forget(const OpenVolume& opened) {
   changed_.notify_all();
 }
 
-Task<Result<OpenVolumes::Hold>> OpenVolumes::hold_with(VolumeId id, std::string name, Takeover takeover) {
+Task<Result<OpenVolumes::Hold>> OpenVolumes::hold_with(VolumeId id, std::string name, Takeover takeover,
+                                                       bool is_job) {
   while (true) {
     if (stopping_) co_return fail(Errc::cancelled, "the server is stopping");
     const std::shared_ptr<OpenVolume> opened = find(id);
@@ -75,7 +76,8 @@ Task<Result<OpenVolumes::Hold>> OpenVolumes::hold_with(VolumeId id, std::string 
       continue;
     }
     ++opened->holders_count;
-    Hold held(*this, opened);
+    opened->jobs_count += is_job ? 1 : 0;
+    Hold held(*this, opened, is_job);
     if (!opened->volume->is_retired()) co_return held;
     // Those who have it are told to go, and whoever comes now needs a tenure of his own. That must not end
     // the one in which what was begun is finished and the volume is handed on.
@@ -88,6 +90,7 @@ Task<Result<OpenVolumes::Hold>> OpenVolumes::hold_with(VolumeId id, std::string 
   opening->id = id;
   opening->executor = &next_executor();
   opening->holders_count = 1;
+  opening->jobs_count = is_job ? 1 : 0;
   open_[id] = opening;
   ++volumes_count_;
   Result<std::unique_ptr<Volume>> volume = fail(Errc::not_found, "");
@@ -102,7 +105,7 @@ Task<Result<OpenVolumes::Hold>> OpenVolumes::hold_with(VolumeId id, std::string 
     co_return propagate(volume);
   }
   opening->volume = std::move(*volume);
-  Hold held(*this, opening);
+  Hold held(*this, opening, is_job);
   changed_.notify_all();
   co_return held;
 }
@@ -119,7 +122,7 @@ Task<Result<OpenVolumes::Reservation>> OpenVolumes::reserve(VolumeId id, std::st
     if (opened->sessions_count > 0 && disconnect && opened->volume && !opened->closing) {
       Reservation reservation(*this, id);
       ++opened->holders_count;
-      co_await take_from_sessions(Hold(*this, opened));
+      co_await take_from_sessions(Hold(*this, opened, false));
       co_return reservation;
     }
     if (opened->sessions_count > 0) {

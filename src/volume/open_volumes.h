@@ -47,16 +47,11 @@ class OpenVolumes {
   // Keeps a volume open for a verb: gives it back when it ends.
   class Hold {
    public:
-    // `opened` counts the holder already.
-    Hold(OpenVolumes& volumes, std::shared_ptr<OpenVolume> opened)
-        : volumes_(&volumes), opened_(std::move(opened)) {}
+    // `opened` counts the holder already, as a job where it is one.
+    Hold(OpenVolumes& volumes, std::shared_ptr<OpenVolume> opened, bool is_job)
+        : volumes_(&volumes), opened_(std::move(opened)), is_job_(is_job) {}
     Hold(Hold&& other) noexcept = default;
     Hold& operator=(Hold&&) = delete;
-    // Whoever wants the volume for itself waits for the job.
-    void mark_as_job() {
-      is_job_ = true;
-      ++opened_->jobs_count;
-    }
     ~Hold() {
       if (!opened_) return;
       if (is_job_) --opened_->jobs_count;
@@ -69,7 +64,7 @@ class OpenVolumes {
    private:
     OpenVolumes* volumes_;
     std::shared_ptr<OpenVolume> opened_;
-    bool is_job_ = false;
+    bool is_job_;
   };
 
   // Nobody has the volume open here, nor can while this lives.
@@ -104,11 +99,16 @@ class OpenVolumes {
 
   // Opens the volume if need be. `name` is for messages. busy where another server holds it.
   Task<Result<Hold>> hold(VolumeId id, std::string name) {
-    return hold_with(id, std::move(name), ownership_.takeover);
+    return hold_with(id, std::move(name), ownership_.takeover, false);
   }
   // The same, but never takes it from a server that is alive, however this process comes by its volumes.
   Task<Result<Hold>> hold_if_free(VolumeId id, std::string name) {
-    return hold_with(id, std::move(name), Takeover::when_free);
+    return hold_with(id, std::move(name), Takeover::when_free, false);
+  }
+  // As hold_if_free, for background work: whoever wants the volume for itself waits for that, also while the
+  // volume is being opened, and the work looks at is_wanted.
+  Task<Result<Hold>> hold_for_job(VolumeId id, std::string name) {
+    return hold_with(id, std::move(name), Takeover::when_free, true);
   }
   // busy where verbs use it, or sessions. With `disconnect` sessions do not count: what they have begun is
   // finished, then they end at their next request, so that clients who connect anew get the volume when the
@@ -133,7 +133,7 @@ class OpenVolumes {
   Executor& next_executor() { return *executors_[next_executor_++ % executors_.size()]; }
 
  private:
-  Task<Result<Hold>> hold_with(VolumeId id, std::string name, Takeover takeover);
+  Task<Result<Hold>> hold_with(VolumeId id, std::string name, Takeover takeover, bool is_job);
   Task<Result<std::unique_ptr<Volume>>> open(Executor& executor, std::string name, VolumeRecord record,
                                              Takeover takeover);
   Task<void> take_from_sessions(Hold held);

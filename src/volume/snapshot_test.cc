@@ -59,6 +59,25 @@ TEST_F(SnapshotTest, VolumesAndSnapshotsTellTheTimeThatTheyWereGiven) {
   EXPECT_EQ(info.snapshots[0].created, second);
 }
 
+TEST_F(SnapshotTest, AVolumeIsRemovedAlsoWhileBackgroundWorkIsAboutToOpenIt) {
+  // Its last client leaves that many steps of the loop after the work began.
+  for (int steps = 0; steps < 100; ++steps) {
+    create("disk");
+    auto disk = open_disk("disk");
+    write(*disk, 0, 1, 64);
+    ASSERT_TRUE(snap("disk@a"));
+    write(*disk, 1, 2);
+    ASSERT_TRUE(snap("disk@b"));
+    ASSERT_TRUE(remove("disk@b"));
+    ASSERT_TRUE(remove("disk@a"));
+    for (int step = 0; step < steps; ++step) loop_.step();
+    disk.reset();
+    while (run(store_->info("disk")).value().sessions_count > 0) loop_.step();
+    const auto removed = remove("disk");
+    ASSERT_TRUE(removed) << steps << ": " << removed.error().what;
+  }
+}
+
 TEST_F(SnapshotTest, SnapshotsAreListedAndOutliveARestart) {
   create("disk");
   {

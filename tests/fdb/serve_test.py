@@ -101,7 +101,7 @@ def a_wrong_key_is_named_with_its_line_and_a_password_is_never_shown():
             configured(directory, 'log_level = "debug"\n[fdb]\ntls_password = "new secret"\n')
             server.process.send_signal(signal.SIGHUP)
             eventually("reloading", lambda: "reloaded" in server.log_tail())
-            expect_words(server.log_tail(), "fdb changes at the next start only")
+            expect_words(server.log_tail(), "changed at the next start only: fdb")
             for text in (shown, pathlib.Path(server.log_path).read_text()):
                 expect("status and log", "secret" not in text, "no password", text)
 
