@@ -109,8 +109,9 @@ class Catalog final : public Store {
   // catalog_snapshots.cc
   Task<Result<std::vector<SnapshotPlan>>> snapshot_in(kv::Transaction& transaction,
                                                       std::vector<SnapshotPlan> plans, WallTime created);
+  ClonePlan plan_clone(std::string name);
   Task<Result<void>> clone_in(kv::Transaction& transaction, const SnapshotName& snapshot,
-                              const std::string& new_name, VolumeId id, LayerId top, WallTime created);
+                              const ClonePlan& plan);
   Task<Result<void>> remove_snapshot(SnapshotName name);
   Task<Result<void>> remove_snapshot_in(kv::Transaction& transaction, const SnapshotName& name);
   Task<Result<VolumeInfo>> describe_snapshot(SnapshotName name);
@@ -122,7 +123,8 @@ class Catalog final : public Store {
 
   // catalog_flatten.cc
   Task<Result<bool>> cut_loose_in(kv::Transaction& transaction, VolumeId id, LayerId top);
-  Task<Result<VolumeInfo>> copy_snapshot(std::string snapshot_name, std::string new_name, Progress* progress);
+  // A clone of a volume as it is.
+  Task<Result<VolumeInfo>> clone_as_it_is(std::string source, std::string new_name);
 
   // catalog_check.cc
   using Layers = std::map<LayerId, std::string>;   // with the names of those that they are for

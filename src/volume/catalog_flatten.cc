@@ -61,29 +61,28 @@ Task<Result<bool>> Catalog::cut_loose_in(kv::Transaction& transaction, VolumeId 
 }
 
 Task<Result<VolumeInfo>> Catalog::copy(std::string source, std::string new_name, Progress* progress) {
-  if (is_snapshot_name(source)) co_return co_await copy_snapshot(source, std::move(new_name), progress);
-  const std::string snapshot_name = fmt::format("{}@copy-{:016x}", source, new_id());
-  std::vector<std::string> names;
-  names.push_back(snapshot_name);
-  CO_RETURN_IF_ERROR(co_await snapshot(std::move(names), std::nullopt));
-  auto copied = co_await copy_snapshot(snapshot_name, std::move(new_name), progress);
-  const auto removed = co_await remove(snapshot_name, {});
-  if (!removed) {
-    log::warning("snapshot \"{}\", which was made for a copy, is left: {}", snapshot_name,
-                 removed.error().what);
-  }
-  co_return copied;
-}
-
-Task<Result<VolumeInfo>> Catalog::copy_snapshot(std::string snapshot_name, std::string new_name,
-                                                Progress* progress) {
-  ASSIGN_OR_CO_RETURN(const VolumeInfo cloned, co_await clone(std::move(snapshot_name), new_name));
+  ASSIGN_OR_CO_RETURN(
+      const VolumeInfo cloned,
+      co_await (is_snapshot_name(source) ? clone(source, new_name) : clone_as_it_is(source, new_name)));
   auto flattened = co_await flatten(new_name, progress);
   if (flattened) co_return flattened;
   // Half a copy is none.
   const auto removed = co_await remove(new_name, {.now = true, .id = cloned.id});
   if (!removed) log::warning("volume \"{}\", half a copy, is left: {}", new_name, removed.error().what);
   co_return flattened;
+}
+
+Task<Result<VolumeInfo>> Catalog::clone_as_it_is(std::string source, std::string new_name) {
+  CO_RETURN_IF_ERROR(check_volume_name(new_name));
+  const ClonePlan plan = plan_clone(new_name);
+  const LayerId source_top{new_id()};
+  auto body = [&](kv::Transaction& transaction) {
+    return clone_volume(transaction, records_, source, source_top, plan);
+  };
+  ASSIGN_OR_CO_RETURN(const VolumeId id, co_await records_.decide<VolumeId>(body));
+  open_volumes_.note_snapshot(id);
+  CO_RETURN_IF_ERROR(co_await engine_.sync(home_));
+  co_return co_await info(std::move(new_name));
 }
 
 }  // namespace fdbnbd::volume

@@ -60,21 +60,23 @@ Task<Result<std::vector<SnapshotPlan>>> Catalog::snapshot_in(kv::Transaction& tr
 Task<Result<VolumeInfo>> Catalog::clone(std::string snapshot_name, std::string new_name) {
   ASSIGN_OR_CO_RETURN(const SnapshotName snapshot, parse_snapshot_name(snapshot_name));
   CO_RETURN_IF_ERROR(check_volume_name(new_name));
-  const VolumeId id{new_id()};
-  const LayerId top{new_id()};
-  const WallTime created = home_.clock().wall_now();
-  auto body = [&](kv::Transaction& transaction) {
-    return clone_in(transaction, snapshot, new_name, id, top, created);
-  };
+  const ClonePlan plan = plan_clone(new_name);
+  auto body = [&](kv::Transaction& transaction) { return clone_in(transaction, snapshot, plan); };
   CO_RETURN_IF_ERROR(co_await records_.decide<void>(body));
   CO_RETURN_IF_ERROR(co_await engine_.sync(home_));
   co_return co_await info(std::move(new_name));
 }
 
+ClonePlan Catalog::plan_clone(std::string name) {
+  return {.name = std::move(name),
+          .id = VolumeId{new_id()},
+          .top = LayerId{new_id()},
+          .created = home_.clock().wall_now()};
+}
+
 Task<Result<void>> Catalog::clone_in(kv::Transaction& transaction, const SnapshotName& snapshot,
-                                     const std::string& new_name, VolumeId id, LayerId top,
-                                     WallTime created) {
-  CO_RETURN_IF_ERROR(co_await records_.check_unused(transaction, new_name));
+                                     const ClonePlan& plan) {
+  CO_RETURN_IF_ERROR(co_await records_.check_unused(transaction, plan.name));
   auto found = co_await records_.find_snapshot(transaction, snapshot);
   if (!found) co_return propagate(found);
   ASSIGN_OR_CO_RETURN(const VolumeRecords records,
@@ -82,20 +84,11 @@ Task<Result<void>> Catalog::clone_in(kv::Transaction& transaction, const Snapsho
   const std::string usage_key = keys_.usage(found->record.layer);
   auto usage = co_await transaction.get(usage_key, kv::Isolation::serializable);
   if (!usage) co_return propagate(usage);
-  VolumeRecord volume = records.volume;
-  volume.id = id;
-  volume.size_bytes = found->record.size_bytes;
-  volume.stale_end_bytes = found->record.stale_end_bytes;
-  volume.created = created;
-  volume.quota_bytes = 0;
-  volume.labels.clear();
-  FenceRecord fence;
-  fence.top_layer = top;
-  transaction.set(keys_.name(new_name), NameRecord{id}.encode());
-  transaction.set(keys_.volume(id), volume.encode());
-  transaction.set(keys_.fence(id), fence.encode());
-  add_layer(transaction, keys_, top, found->record.layer, volume);
-  if (usage->has_value()) transaction.set(keys_.usage(top), **usage);
+  VolumeRecord origin = records.volume;
+  origin.size_bytes = found->record.size_bytes;
+  origin.stale_end_bytes = found->record.stale_end_bytes;
+  put_clone(transaction, keys_, plan, std::move(origin), found->record.layer);
+  if (usage->has_value()) transaction.set(keys_.usage(plan.top), **usage);
   co_return Result<void>{};
 }
 

@@ -63,6 +63,50 @@ Task<Result<void>> take_snapshots(kv::Transaction& transaction, RecordReader& re
   co_return Result<void>{};
 }
 
+void put_clone(kv::Transaction& transaction, const KeySpace& keys, const ClonePlan& plan, VolumeRecord origin,
+               LayerId parent) {
+  VolumeRecord volume = std::move(origin);
+  volume.id = plan.id;
+  volume.created = plan.created;
+  volume.quota_bytes = 0;
+  volume.labels.clear();
+  FenceRecord fence;
+  fence.top_layer = plan.top;
+  transaction.set(keys.name(plan.name), NameRecord{plan.id}.encode());
+  transaction.set(keys.volume(plan.id), volume.encode());
+  transaction.set(keys.fence(plan.id), fence.encode());
+  add_layer(transaction, keys, plan.top, parent, volume);
+}
+
+Task<Result<VolumeId>> clone_volume(kv::Transaction& transaction, RecordReader& reader,
+                                    const std::string& source, LayerId source_top, const ClonePlan& plan) {
+  const KeySpace& keys = reader.keys();
+  CO_RETURN_IF_ERROR(co_await reader.check_unused(transaction, plan.name));
+  ASSIGN_OR_CO_RETURN(const VolumeId id, co_await reader.find(transaction, source));
+  ASSIGN_OR_CO_RETURN(const VolumeRecords records, co_await reader.load(transaction, id, source));
+  FenceRecord fence = records.fence;
+  ++fence.barrier;
+  const LayerId parent = std::exchange(fence.top_layer, source_top);
+  ASSIGN_OR_CO_RETURN(auto layer, co_await reader.read_layer(transaction, parent));
+  if (!layer) co_return tl::unexpected(record_missing(source));
+  const std::string usage_key = keys.usage(parent);
+  auto usage = co_await transaction.get(usage_key, kv::Isolation::serializable);
+  if (!usage) co_return propagate(usage);
+  transaction.set(keys.fence(id), fence.encode());
+  add_layer(transaction, keys, source_top, parent, records.volume);
+  put_clone(transaction, keys, plan, records.volume, parent);
+  if (usage->has_value()) {
+    transaction.set(keys.usage(source_top), **usage);
+    transaction.set(keys.usage(plan.top), **usage);
+    transaction.clear(usage_key);
+  }
+  layer->state = LayerState::unnamed;
+  transaction.set(keys.layer(parent), layer->encode());
+  transaction.set(keys.job(JobId{parent.value}),
+                  JobRecord{.kind = JobKind::merge_layer, .layer = parent}.encode());
+  co_return id;
+}
+
 Task<Result<void>> roll_back(kv::Transaction& transaction, RecordReader& reader, const RollbackPlan& plan) {
   const KeySpace& keys = reader.keys();
   ASSIGN_OR_CO_RETURN(const VolumeRecords records,

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <optional>
+#include <string>
 #include <vector>
 
 #include "async/task.h"
@@ -26,6 +27,24 @@ struct SnapshotPlan {
 // Takes all of the snapshots, at one instant. exists; not_found.
 Task<Result<void>> take_snapshots(kv::Transaction& transaction, RecordReader& reader,
                                   const std::vector<SnapshotPlan>& plans, WallTime created);
+
+struct ClonePlan {
+  std::string name;
+  VolumeId id;  // new ids
+  LayerId top;
+  WallTime created;
+};
+
+// The records of a volume that stands on the frozen layer `parent` and is made as `origin`, whose size it
+// has. Its name is free.
+void put_clone(kv::Transaction& transaction, const KeySpace& keys, const ClonePlan& plan, VolumeRecord origin,
+               LayerId parent);
+
+// Makes a clone of the volume as it is, without a snapshot that would have a name: what was the volume's top
+// layer lies below both, until one of them does not need it any more. The volume gets the top layer
+// `source_top`, a new id. exists; not_found. The volume's id.
+Task<Result<VolumeId>> clone_volume(kv::Transaction& transaction, RecordReader& reader,
+                                    const std::string& source, LayerId source_top, const ClonePlan& plan);
 
 struct RollbackPlan {
   VolumeId id;
