@@ -108,6 +108,7 @@ class SnapshotWorld {
   uint64_t blocks_count(const Bytes& bytes) const;
   uint64_t used_bytes(const Bytes& bytes) const;
   Disk* any_disk();
+  uint64_t any_size_bytes();
   void begin_round(Disk& disk);
   bool is_snapshot_open(const std::string& full_name) const;
   void difference(const std::string& what);
