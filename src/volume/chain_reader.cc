@@ -60,8 +60,8 @@ Task<Result<void>> ChainReader::load(LayerId top) {
   // From the base up, which is the way that blocks move: one that moves meanwhile is found at least once.
   for (const ChainLayer& layer : std::views::reverse(chain))
     CO_RETURN_IF_ERROR(co_await load_layer(layer.id));
-  // Had it been removed meanwhile, its own blocks could have moved out of the chain.
-  if (has_parents_) CO_RETURN_IF_ERROR(co_await load_chain(top));
+  // Had it been removed meanwhile, its own blocks could have moved to the layer above it.
+  CO_RETURN_IF_ERROR(co_await load_chain(top));
   co_return Result<void>{};
 }
 

@@ -2,15 +2,11 @@
 
 #include <fmt/core.h>
 
-#include <optional>
 #include <utility>
 
 #include "base/checked_math.h"
 #include "base/limits.h"
-#include "base/random.h"
-#include "kv/retry.h"
 #include "volume/diff.h"
-#include "volume/record_reader.h"
 
 namespace fdbnbd::volume {
 
@@ -43,16 +39,6 @@ Task<Result<std::unique_ptr<SnapshotDisk>>> SnapshotDisk::open(kv::Engine& engin
   if (!loaded) {
     co_return fail(loaded.error().code, fmt::format("{}: {}", disk->display_name_, loaded.error().what));
   }
-  // Had it been removed while its bitmaps were read, what it held could have moved to a layer above it.
-  Random random(snapshot.layer.value);
-  const std::string key = keys.layer(snapshot.layer);
-  auto read_layer = [&](kv::Transaction& transaction) {
-    return get_record<LayerRecord>(transaction, key, kv::Isolation::snapshot);
-  };
-  ASSIGN_OR_CO_RETURN(const auto layer, co_await kv::transact<std::optional<LayerRecord>>(
-                                            engine, executor, random, read_layer));
-  if (!layer || layer->state != LayerState::live)
-    co_return fail(Errc::not_found, fmt::format("{} has been removed", disk->display_name_));
   co_return disk;
 }
 
