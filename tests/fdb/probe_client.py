@@ -1,5 +1,6 @@
 """Another client of a FoundationDB cluster, straight on the C interface: how long its read versions and reads take."""
 
+import atexit
 import ctypes
 import threading
 import time
@@ -37,8 +38,16 @@ def load():
         function.restype = pointer if name in ("transaction_get_read_version", "transaction_get", "transaction_commit") else ctypes.c_int
     check(LIBRARY.fdb_select_api_version_impl(API_VERSION, API_VERSION))
     check(LIBRARY.fdb_setup_network())
-    threading.Thread(target=LIBRARY.fdb_run_network, daemon=True).start()
+    network = threading.Thread(target=LIBRARY.fdb_run_network, daemon=True)
+    network.start()
+    atexit.register(stop, network)
     return LIBRARY
+
+
+def stop(network):
+    """The network ends before the library's own data do."""
+    check(LIBRARY.fdb_stop_network())
+    network.join()
 
 
 def check(error):
