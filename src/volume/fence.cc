@@ -37,6 +37,10 @@ Error Fence::lost(std::string what) {
   return {Errc::fenced, std::move(what)};
 }
 
+tl::unexpected<Error> Fence::give_up() {
+  return tl::unexpected(lost("the outcome of a change is not known; clients have to connect anew"));
+}
+
 Task<Result<void>> Fence::try_acquire(const std::optional<FenceRecord>& from,
                                       FunctionRef<void(kv::Transaction&)> along) {
   const std::unique_ptr<kv::Transaction> transaction = engine_.begin(executor_);

@@ -59,6 +59,9 @@ class Fence {
   // never will. Then as refresh().
   Task<Result<void>> barrier();
 
+  // What this process knows of the volume may be wrong: it gives the volume up, for good. fenced.
+  tl::unexpected<Error> give_up();
+
  private:
   Task<Result<void>> try_acquire(const std::optional<FenceRecord>& from,
                                  FunctionRef<void(kv::Transaction&)> along);

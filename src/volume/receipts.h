@@ -31,7 +31,8 @@ class Receipts {
       : engine_(engine), executor_(executor), keys_(keys), random_(seed) {}
 
   // Runs `body(Transaction&)` -> Task<Result<T>> and commits, until that has happened or surely never will:
-  // what the body gave in the attempt that happened, or why it does not. The body may run several times, and
+  // what the body gave in the attempt that happened, or why it does not; unknown_result where a store told
+  // neither limits::kMaxTransactionAttempts times. The body may run several times, and
   // must have no effect but on the transaction and in what it gives. It is kept by the caller until the task
   // is done.
   template <typename T, typename Body>
@@ -45,14 +46,18 @@ class Receipts {
     Result<T> result = co_await kv::transact<T>(engine_, executor_, random_, attempt);
     while (is_in_doubt(result)) {
       decision.in_doubt.push_back(std::move(*decision.last));
+      if (decision.in_doubt.size() == limits::kMaxTransactionAttempts) break;
+      co_await wait_for_attempt(decision.in_doubt.size());
       result = co_await kv::transact<T>(engine_, executor_, random_, attempt);
     }
     if (!result && !decision.in_doubt.empty()) {
       // An attempt in doubt may still be on its way: it must not happen behind a refusal.
       decision.refusal = result.error();
-      do {
+      for (size_t number = 1; number <= limits::kMaxTransactionAttempts; ++number) {
         result = co_await kv::transact<T>(engine_, executor_, random_, refuse);
-      } while (is_in_doubt(result));
+        if (!is_in_doubt(result)) break;
+        co_await wait_for_attempt(number);
+      }
       if (result && decision.is_refused) result = tl::unexpected(*decision.refusal);
     }
     if (decision.has_receipt) done_.push_back(decision.id);
@@ -105,6 +110,9 @@ class Receipts {
     co_return decision.in_doubt.front();  // not what the caller is told
   }
 
+  Task<void> wait_for_attempt(size_t number) {
+    co_await sleep_for(executor_, kv::backoff(static_cast<uint32_t>(number), random_));
+  }
   ReceiptId new_id();
   // Which attempt in doubt has happened. Nothing is asked of the store where there is none.
   Task<Result<std::optional<uint32_t>>> find(kv::Transaction& transaction, const Call& call,

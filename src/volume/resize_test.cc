@@ -2,6 +2,7 @@
 
 #include "async/scope.h"
 #include "volume/hosts_testing.h"
+#include "volume/interposed_engine_testing.h"
 #include "volume/keys.h"
 #include "volume/store_fixture_testing.h"
 
@@ -27,6 +28,7 @@ class ResizeTest : public StoreFixture {
                                 std::optional<Result<VolumeInfo>>& result) {
     result = co_await store.resize("disk", size_bytes, allow_shrink);
   }
+  static Task<void> at_once() { co_return; }
   // Bytes of the disk.
   std::vector<std::byte> bytes_of(block::Export& disk, uint64_t offset_bytes, uint64_t length_bytes) {
     std::vector<std::byte> bytes(length_bytes);
@@ -102,6 +104,36 @@ TEST_F(ResizeTest, AShrinkIsWholeOrNotAtAllWhereverTheProcessEnds) {
     run(store_->wait_for_reclaim());
   }
   EXPECT_TRUE(was_shrunk);
+}
+
+TEST_F(ResizeTest, AShrinkThatMayHaveHappenedIsNotTakenForOneThatHasNot) {
+  create("disk", kOldSize);
+  const std::string record_key = KeySpace("").volume(VolumeId{run(store_->info("disk")).value().id});
+  run(store_->close());
+  InterposedEngine interposed(*engine_);
+  Store::Options options;
+  options.volume_executors = {&loop_};
+  store_ = run(open_store(interposed, loop_, options)).value();
+  auto disk = open_disk("disk");
+  write(*disk, 1024, 1);
+  // It happens, nobody hears of that, and the store cannot tell any more.
+  interposed.at_next_commit_of('I', InterposedEngine::Outcome::unknown_applied, [&]() -> Task<void> {
+    engine_->faults().set_unreadable(record_key, true);
+    return at_once();
+  });
+  EXPECT_FALSE(resize(3 * kBlock));
+  ASSERT_TRUE(interposed.has_happened());
+  engine_->faults().set_unreadable(record_key, false);
+  // An answer would be a promise that whoever opens the volume next breaks.
+  EXPECT_FALSE(run(disk->write(1025 * kBlock, std::vector<std::byte>(kBlock, std::byte{2}), {})));
+  disk.reset();
+  settle();
+  EXPECT_EQ(open_disk("disk")->size_bytes(), 3 * kBlock);
+  ASSERT_TRUE(resize(kOldSize));
+  EXPECT_EQ(content(*open_disk("disk"), 1024), 0);
+  expect_clean();
+  run(store_->close());
+  store_.reset();
 }
 
 TEST_F(ResizeTest, WhatAShrinkCouldNotClearDoesNotComeBackWithAGrow) {

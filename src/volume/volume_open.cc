@@ -121,11 +121,27 @@ Task<void> Volume::hand_over() {
 
 template <typename Attempt>
 Task<Result<void>> Volume::decide_as_owner(Attempt& attempt) {
-  while (true) {
-    auto result = co_await kv::transact<void>(engine_, executor_, random_, attempt);
-    if (!result && result.error().code == Errc::fenced) co_return co_await fence_.refresh();
-    if (result || result.error().code != Errc::unknown_result) co_return result;
-    CO_RETURN_IF_ERROR(co_await fence_.barrier());
+  bool in_doubt = false;
+  for (uint32_t number = 1;; ++number) {
+    Result<void> result = co_await kv::transact<void>(engine_, executor_, random_, attempt);
+    if (result) co_return result;
+    if (result.error().code == Errc::fenced) co_return co_await fence_.refresh();
+    if (result.error().code == Errc::unknown_result) {
+      in_doubt = true;
+      result = co_await fence_.barrier();
+      if (result) continue;
+    }
+    if (!in_doubt || fence_.is_lost()) co_return result;
+    // An attempt in doubt may have happened, so this may not fail as if nothing had: what is in memory of the
+    // volume may not be what is stored.
+    if (!kv::is_retryable(result.error().code)) {
+      log::error("volume \"{}\": whether its record has changed is not known: {}", name_,
+                 result.error().what);
+      co_return fence_.give_up();
+    }
+    log::warning("volume \"{}\": whether its record has changed is not known yet: {}", name_,
+                 result.error().what);
+    co_await sleep_for(executor_, kv::backoff(number, random_));
   }
 }
 
@@ -210,6 +226,8 @@ Task<Result<void>> Volume::change_record_in(kv::Transaction& transaction,
                       co_await get_record<VolumeRecord>(transaction, key, kv::Isolation::serializable));
   if (!record) co_return fail(Errc::corruption, fmt::format("{}: its record is missing", display_name()));
   change(*record);
+  if (record->stale_end_bytes != 0 && record->stale_end_bytes <= record->size_bytes)
+    co_return fail(Errc::corruption, fmt::format("{}: its record is not what it was", display_name()));
   transaction.set(key, record->encode());
   co_return Result<void>{};
 }
@@ -226,11 +244,14 @@ Task<void> Volume::close() {
 Task<void> Volume::release() {
   co_await commits_.idle();
   auto attempt = [this](kv::Transaction& transaction) { return release_in(transaction); };
-  while (true) {
+  for (uint32_t number = 1;; ++number) {
     const Result<void> released = co_await kv::transact<void>(engine_, executor_, random_, attempt);
     if (released) co_return;
     // Another attempt reads the fence, so what is in doubt has happened before it or never will.
-    if (released.error().code == Errc::unknown_result) continue;
+    if (released.error().code == Errc::unknown_result && number < limits::kMaxTransactionAttempts) {
+      co_await sleep_for(executor_, kv::backoff(number, random_));
+      continue;
+    }
     log::warning(
         "volume \"{}\" could not be let go: it is free after the lease time, and its usage is counted "
         "anew: {}",
