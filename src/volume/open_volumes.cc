@@ -75,10 +75,12 @@ Task<Result<OpenVolumes::Hold>> OpenVolumes::hold_with(VolumeId id, std::string 
       co_await changed_.wait();
       continue;
     }
+    // Whoever only waits for its end is nobody whom others would have to wait for.
+    const bool only_waits = opened->volume->is_retired();
     ++opened->holders_count;
-    opened->jobs_count += is_job ? 1 : 0;
-    Hold held(*this, opened, is_job);
-    if (!opened->volume->is_retired()) co_return held;
+    opened->jobs_count += is_job || only_waits ? 1 : 0;
+    Hold held(*this, opened, is_job || only_waits);
+    if (!only_waits) co_return held;
     // Those who have it are told to go, and whoever comes now needs a tenure of his own. That must not end
     // the one in which what was begun is finished and the volume is handed on.
     co_await go_to(*opened->executor);
