@@ -352,6 +352,31 @@ TEST_F(RocksFaults, AFlushFailsWhereRocksDbsOwnSyncOfALogFailed) {
   EXPECT_EQ(row("I1"), "row");
 }
 
+// Writes go on after that; the log, the sync of which failed, is synced again and closed.
+TEST_F(RocksFaults, AFlushFailsWhereRocksDbSyncedALogInItsSecondTry) {
+  std::atomic<bool> failed = false;
+  const FileFaults faults([&failed](const Attempt& attempt) -> Verdict {
+    const bool first = attempt.call == Call::sync && on_log(attempt) && !failed.exchange(true);
+    return {first ? ENOSPC : 0};
+  });
+  ASSERT_EQ(put("I1", "row"), std::nullopt);
+  for (uint64_t i = 0; i < 12 && !failed; ++i) put("D" + std::to_string(i), noise(kMiB, i));
+  while (!failed) loop_.run(pause(loop_));
+  const auto logs = [this] {
+    size_t count = 0;
+    for (const auto& entry : fs::directory_iterator(directory_.store()))
+      if (entry.path().extension() == ".log") ++count;
+    return count;
+  };
+  // Until RocksDB has met the error, gone on, and needs the log no more.
+  ASSERT_TRUE(put_in_the_end("I2", "after"));
+  for (uint64_t i = 0; i < 24; ++i) EXPECT_TRUE(put_in_the_end("D" + std::to_string(i), noise(kMiB, i)));
+  for (int i = 0; i < 200 && logs() > 2; ++i) loop_.run(pause(loop_));
+  EXPECT_EQ(flush(), Errc::io);
+  EXPECT_EQ(put("I1", "refused"), Errc::io);
+  EXPECT_EQ(row("I1"), "row");
+}
+
 // Discarding on a disk that is full has the files of the discarded rows rewritten, which needs room itself.
 TEST_F(RocksFaults, SpaceIsReclaimedOnceThereIsRoomToRewriteFiles) {
   for (uint64_t i = 0; i < 200; ++i)

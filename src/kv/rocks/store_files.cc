@@ -135,16 +135,16 @@ class StoreFiles::WritableLog final : public rocksdb::FSWritableFileWrapper {
     return appended(data.size(), target()->Append(data, options, verification, context));
   }
   rocksdb::IOStatus Sync(const rocksdb::IOOptions& options, rocksdb::IODebugContext* context) override {
-    return log_->synced_by_rocksdb([&] { return target()->Sync(options, context); });
+    return synced(log_->synced_by_rocksdb([&] { return target()->Sync(options, context); }));
   }
   rocksdb::IOStatus Fsync(const rocksdb::IOOptions& options, rocksdb::IODebugContext* context) override {
-    return log_->synced_by_rocksdb([&] { return target()->Fsync(options, context); });
+    return synced(log_->synced_by_rocksdb([&] { return target()->Fsync(options, context); }));
   }
   rocksdb::IOStatus RangeSync(uint64_t offset, uint64_t bytes, const rocksdb::IOOptions& options,
                               rocksdb::IODebugContext* context) override {
-    rocksdb::IOStatus synced = target()->RangeSync(offset, bytes, options, context);
-    if (!synced.ok()) log_->note_sync_failed(synced);
-    return synced;
+    rocksdb::IOStatus status = target()->RangeSync(offset, bytes, options, context);
+    if (!status.ok()) log_->note_sync_failed(status);
+    return synced(std::move(status));
   }
   rocksdb::IOStatus Close(const rocksdb::IOOptions& options, rocksdb::IODebugContext* context) override {
     forget();
@@ -152,6 +152,10 @@ class StoreFiles::WritableLog final : public rocksdb::FSWritableFileWrapper {
   }
 
  private:
+  rocksdb::IOStatus synced(rocksdb::IOStatus status) {
+    if (!status.ok()) files_.note_sync_failed(status);
+    return status;
+  }
   rocksdb::IOStatus appended(size_t bytes, rocksdb::IOStatus status) {
     if (status.ok()) {
       log_->appended_bytes += bytes;
@@ -210,6 +214,11 @@ void StoreFiles::forget(const std::string& path) {
   std::erase_if(logs_, [&path](const std::shared_ptr<LogFile>& log) { return log->path == path; });
 }
 
+void StoreFiles::note_sync_failed(const rocksdb::IOStatus& error) {
+  const std::lock_guard lock(mutex_);
+  if (sync_error_.ok()) sync_error_ = error;
+}
+
 bool StoreFiles::is_open(const LogFile& log) const {
   const std::lock_guard lock(mutex_);
   return std::any_of(logs_.begin(), logs_.end(),
@@ -236,6 +245,7 @@ Result<SyncPoint::Position> StoreFiles::sync() {
   std::vector<std::shared_ptr<LogFile>> logs;
   {
     const std::lock_guard lock(mutex_);
+    if (!sync_error_.ok()) return tl::unexpected(error_of(sync_error_, "syncing the log"));
     ASSERT(!logs_.empty());
     logs = logs_;
   }

@@ -66,6 +66,8 @@ class StoreFiles final : public rocksdb::FileSystemWrapper {
   // Whether RocksDB still has it.
   bool is_open(const LogFile& log) const;
   void forget(const std::string& path);
+  // Of a log, by RocksDB.
+  void note_sync_failed(const rocksdb::IOStatus& error);
 
   const FileDescriptor& directory_;
   std::function<void()> before_torn_;
@@ -73,6 +75,9 @@ class StoreFiles final : public rocksdb::FileSystemWrapper {
   // Those that RocksDB has open, in the order in which they were made: it writes to the last one. Guarded by
   // mutex_.
   std::vector<std::shared_ptr<LogFile>> logs_;
+  // The first failure of a sync that RocksDB made. It outlives the log: RocksDB syncs again, which succeeds
+  // without the lost pages, and closes it. Guarded by mutex_.
+  rocksdb::IOStatus sync_error_;
   std::shared_ptr<LogFile> named_;  // whose name is on stable storage; by sync()
 };
 
