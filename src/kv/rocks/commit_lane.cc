@@ -3,6 +3,8 @@
 #include <fmt/core.h>
 #include <sys/statvfs.h>
 
+#include <mutex>
+
 #include "base/assert.h"
 #include "base/clock.h"
 #include "base/limits.h"
@@ -132,8 +134,7 @@ rocksdb::Status CommitLane::write(GroupBatch& group) {
   // works.
   if (group.bulk_bytes() > 0 && !leaves_room_to_open(batch.GetDataSize())) return rocksdb::Status::NoSpace();
   if (stopped_) try_to_resume();
-  if (store_.files().is_torn()) return failure_;
-  const rocksdb::Status written = store_.db().Write(rocksdb::WriteOptions(), &batch);
+  const rocksdb::Status written = write_log(batch);
   if (written.ok()) {
     store_.files().note_whole_records();
     if (failing_) log::info("store {}: writes go on", store_.path());
@@ -152,6 +153,13 @@ rocksdb::Status CommitLane::write(GroupBatch& group) {
                written.ToString());
   }
   return written;
+}
+
+rocksdb::Status CommitLane::write_log(rocksdb::WriteBatch& batch) {
+  const std::lock_guard lock(store_.log_mutex());
+  if (!store_.files().is_torn()) return store_.db().Write(rocksdb::WriteOptions(), &batch);
+  ASSERT(!failure_.ok());
+  return failure_;
 }
 
 void CommitLane::try_to_resume() {

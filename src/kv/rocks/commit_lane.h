@@ -51,6 +51,8 @@ class CommitLane {
   Result<void> judge(const PendingCommit& commit) const;
   void record_conflicts(const MutationList& mutations, Version version);
   rocksdb::Status write(GroupBatch& group);
+  // Fails as the last write did where the log is torn.
+  rocksdb::Status write_log(rocksdb::WriteBatch& batch);
   // Whether the disk has room for the batch and, behind it, for opening the store again.
   bool leaves_room_to_open(uint64_t batch_bytes);
   // Tells RocksDB to go on after an error, now and then and where there is room.

@@ -65,8 +65,7 @@ void Reclaimer::work() {
 }
 
 bool Reclaimer::reclaim(const std::string& begin, const std::string& end) {
-  // Writing out memory begins another log, which this one does not allow.
-  if (store_.files().is_torn() || !write_out_memory()) return false;
+  if (!write_out_memory()) return false;
   rocksdb::CompactRangeOptions options;
   options.exclusive_manual_compaction = false;
   options.bottommost_level_compaction = rocksdb::BottommostLevelCompaction::kForceOptimized;
@@ -76,6 +75,10 @@ bool Reclaimer::reclaim(const std::string& begin, const std::string& end) {
   options.allow_write_stall = true;
   const rocksdb::Slice begin_slice = begin;
   const rocksdb::Slice end_slice = end;
+  // It writes out memory itself where rows of the range were written meanwhile, waits for that and the whole
+  // compaction, and cannot be told otherwise; writes would have to wait if the log were held. So one that
+  // meets a full disk between here and there may still be torn while this begins another log.
+  if (is_log_torn()) return false;
   const rocksdb::Status done =
       store_.db().CompactRange(options, store_.family(Family::bulk), &begin_slice, &end_slice);
   if (!done.ok() && !stopping_)
@@ -83,15 +86,27 @@ bool Reclaimer::reclaim(const std::string& begin, const std::string& end) {
   return done.ok();
 }
 
+bool Reclaimer::is_log_torn() {
+  const std::lock_guard lock(store_.log_mutex());
+  return store_.files().is_torn();
+}
+
 bool Reclaimer::write_out_memory() {
   rocksdb::FlushOptions options;
   options.allow_write_stall = true;
-  const rocksdb::Status flushed = store_.db().Flush(options, store_.family(Family::bulk));
+  // Waited for below, as writes go on meanwhile.
+  options.wait = false;
+  rocksdb::Status flushed;
+  {
+    // Writing out memory begins another log, which a torn one does not allow.
+    const std::lock_guard lock(store_.log_mutex());
+    if (store_.files().is_torn()) return false;
+    flushed = store_.db().Flush(options, store_.family(Family::bulk));
+  }
   if (!flushed.ok()) {
     log::debug("store {}: space is not reclaimed now: {}", store_.path(), flushed.ToString());
     return false;
   }
-  // RocksDB does not wait for it any more once it has been told to go on after an error.
   for (int i = 0; i < kMemoryPolls; ++i) {
     uint64_t left_count = 0;
     if (!store_.db().GetIntProperty(store_.family(Family::bulk),

@@ -26,6 +26,8 @@ class Reclaimer {
   void work();
   // Whether it was done.
   bool reclaim(const std::string& begin, const std::string& end);
+  // Behind a write that is under way.
+  bool is_log_torn();
   // Waits until what is in memory now is in files; false where that takes long or fails.
   bool write_out_memory();
   void add(std::string begin, std::string end);  // under mutex_

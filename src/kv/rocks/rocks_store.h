@@ -55,6 +55,10 @@ class RocksStore {
 
   StoreFiles& files() { return *files_; }
 
+  // Held while something that writes the log, or begins another one, looks whether it is torn and goes on: a
+  // log that is torn in between would have RocksDB end the process.
+  std::mutex& log_mutex() { return log_mutex_; }
+
   // Brings what was written to stable storage, whether or not RocksDB still takes writes. One caller at a
   // time.
   Result<void> sync_log();
@@ -80,6 +84,7 @@ class RocksStore {
   const std::shared_ptr<StoreFiles> files_;
   const std::unique_ptr<rocksdb::Env> env_;
   const std::shared_ptr<StoreListener> listener_;
+  std::mutex log_mutex_;
   SyncPoint sync_point_;                // the sync lane's
   bool moving_values_stopped_ = false;  // the writer's
   std::unique_ptr<rocksdb::DB> db_;
