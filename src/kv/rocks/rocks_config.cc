@@ -68,7 +68,10 @@ StoreConfig make_store_config(uint64_t memory_bytes) {
   // Stops at the first hole in the log, as a power loss leaves it, and never goes on behind one.
   db.wal_recovery_mode = rocksdb::WALRecoveryMode::kPointInTimeRecovery;
   db.paranoid_checks = true;
-  db.max_background_jobs = std::clamp(static_cast<int>(std::thread::hardware_concurrency()), 2, 8);
+  // One flush at a time: where the sync of a log fails, a second one would sync the same log, on which
+  // RocksDB ends the process.
+  db.max_background_flushes = 1;
+  db.max_background_compactions = std::clamp(static_cast<int>(std::thread::hardware_concurrency()) - 1, 1, 7);
   db.max_open_files = kMaxOpenFiles;
   db.max_total_wal_size = kMaxWalBytes;
   // All that matters is in the log, which may be one that cannot be left any more.
