@@ -3,6 +3,7 @@
 #include <dirent.h>
 #include <fcntl.h>
 #include <fmt/core.h>
+#include <rocksdb/convenience.h>
 #include <rocksdb/env.h>
 #include <sys/file.h>
 #include <sys/stat.h>
@@ -246,6 +247,8 @@ RocksStore::~RocksStore() {
   if (!sync_failed) {
     if (const Result<void> synced = sync_log(); !synced) log::error("{}", synced.error().what);
   }
+  // The listener, which background work calls, uses the families.
+  rocksdb::CancelAllBackgroundWork(db_.get(), true);
   for (rocksdb::ColumnFamilyHandle* const family : families_)
     if (family != nullptr) db_->DestroyColumnFamilyHandle(family);
   const rocksdb::Status closed = db_->Close();
