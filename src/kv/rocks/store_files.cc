@@ -143,7 +143,11 @@ class StoreFiles::WritableLog final : public rocksdb::FSWritableFileWrapper {
   rocksdb::IOStatus RangeSync(uint64_t offset, uint64_t bytes, const rocksdb::IOOptions& options,
                               rocksdb::IODebugContext* context) override {
     rocksdb::IOStatus status = target()->RangeSync(offset, bytes, options, context);
-    if (!status.ok()) log_->note_sync_failed(status);
+    if (!status.ok()) {
+      log_->note_sync_failed(status);
+      // RocksDB does not append to it any more.
+      log_->torn = true;
+    }
     return synced(std::move(status));
   }
   rocksdb::IOStatus Close(const rocksdb::IOOptions& options, rocksdb::IODebugContext* context) override {

@@ -41,8 +41,8 @@ class StoreFiles final : public rocksdb::FileSystemWrapper {
   // By the only writer, when a write has succeeded: what is in the newest log are whole records.
   void note_whole_records();
 
-  // Whether the newest log could not be appended to. RocksDB ends the process when it is to go on with it,
-  // and when it is to begin another one otherwise than by DB::Resume().
+  // Whether the newest log could not be appended to, or be written out on the way. RocksDB ends the process
+  // when it is to go on with it, and when it is to begin another one otherwise than by DB::Resume().
   bool is_torn() const;
 
   // Brings all that was written to stable storage. Returns up to where, in whole records. One caller at a
