@@ -35,7 +35,8 @@ void add_completion(CLI::App& app, Context& context) {
   CLI::App* verb = app.add_subcommand(
       "completion",
       "Print a completion script. bash and zsh: source <(fdb-nbd completion bash); fish: fdb-nbd completion "
-      "fish | source. It completes verbs, flags, and the names of the volumes and snapshots in the store");
+      "fish | source. It completes verbs, flags, and the names of the volumes and snapshots in the store (of "
+      "a RocksDB store while its server runs)");
   verb->add_option("SHELL", *shell, "bash, zsh or fish")->required();
   verb->callback([shell, &context] {
     context.run = [shell]() -> Result<void> {
@@ -79,13 +80,19 @@ void add_help(CLI::App& app, Context& context) {
   });
 }
 
-// Asks the store that the command line names; what cannot be asked has no names.
+// Asks the store that the command line names; what cannot be asked has no names. An embedded store is only
+// asked where its server runs: opening it would keep out a server that starts meanwhile.
 class StoreNames final : public NameSource {
  public:
   explicit StoreNames(const CommandLine& line) {
     context_.progress_enabled = false;
     context_.store_text = value_of(line, "--store", "FDB_NBD_STORE");
     context_.config_path = value_of(line, "--config", "FDB_NBD_CONFIG");
+    const auto file = context_.config();
+    if (!file) return;  // and every question fails for that
+    const auto store = context_.store(*file);
+    if (store && store->kind == config::StoreUrl::Kind::rocksdb)
+      context_.store_text = "control:" + config::control_socket_in(store->path);
   }
 
   std::vector<volume::VolumeInfo> volumes() override {

@@ -9,7 +9,7 @@ import subprocess
 import threading
 
 from cli_lib import *   # noqa: F403
-from cli_lib import PROGRAM, STORES, eventually, expect_equal, fdb_nbd, main, memory_server, own_store, requires, test, tool, tool_path
+from cli_lib import PROGRAM, eventually, expect_equal, fdb_nbd, main, memory_server, own_store, requires, served_store, test, tool, tool_path
 
 ODD = "it's $5 \"big\""
 
@@ -175,12 +175,24 @@ def fish_completes_verbs_flags_volumes_and_snapshots():
 
 @test(limit=120)
 def the_store_is_the_one_that_the_command_line_names():
-    for store_of in STORES:
+    for store_of in (served_store, memory_server):
         with store_of() as store, tempfile.TemporaryDirectory(prefix="fdb-nbd-test-") as directory:
             fdb_nbd("create", "second", "1M", store=store)
             with Shell("bash", directory) as shell:
                 line = f"fdb-nbd --store {store} info s"
                 expect_equal("the line", shell.complete(line), line + "econd ")
+
+
+@test
+def an_embedded_store_without_a_server_has_no_names_and_is_not_opened():
+    requires_embedded_store()
+    with own_store() as store:
+        path = store.split(":", 1)[1]
+        fdb_nbd("create", "second", "1M", store=store)
+        before = {entry.name: entry.stat().st_mtime_ns for entry in os.scandir(path)}
+        expect_equal("the answer", tool(PROGRAM, "__complete", "words", "--store", store, "info", "").stdout, ":\n")
+        # Whoever opens it makes files.
+        expect_equal("its files", {entry.name: entry.stat().st_mtime_ns for entry in os.scandir(path)}, before)
 
 
 @test
