@@ -177,6 +177,8 @@ inline constexpr size_t kTransferRequestsInFlight = 16;
 inline constexpr uint64_t kMaxStreamDataBytes = kMiB;   // of one record of export-diff
 inline constexpr uint64_t kTransferZeroBytes = kGiB;    // of one WRITE_ZEROES
 inline constexpr uint64_t kTransferStatusBytes = kGiB;  // asked for in one BLOCK_STATUS
+// After this the snapshot of an export-diff of which nobody knows whether it still runs is a leftover.
+inline constexpr auto kExportLeftoverAge = std::chrono::hours(24 * 7);
 inline constexpr uint32_t kMaxBenchDepth = 1024;
 inline constexpr uint32_t kMaxBenchSeconds = 3600;
 

@@ -17,6 +17,7 @@
 #include <vector>
 
 #include "backup/diff_stream.h"
+#include "base/clock.h"
 #include "base/limits.h"
 #include "base/process_mark.h"
 #include "cli/diff_reader.h"
@@ -34,6 +35,8 @@ namespace {
 // exports. So several exports, of whichever hosts, do not meddle with each other's, and those of processes
 // that have ended are known.
 constexpr std::string_view kNowSnapshotPrefix = ".export-diff-";
+// The name of such a snapshot of versions that did not tell who exports.
+constexpr std::string_view kNamelessNowSnapshot = ".export-diff";
 
 std::string now_snapshot_of(const ProcessMark& process) {
   return fmt::format("{}{:016x}-{:08x}-{:016x}", kNowSnapshotPrefix, process.host, process.pid,
@@ -54,6 +57,22 @@ std::optional<ProcessMark> exporter_of(const std::string& snapshot) {
   if (!take(process.host) || !take(process.pid) || !take(process.started)) return std::nullopt;
   if (now_snapshot_of(process) != snapshot) return std::nullopt;
   return process;
+}
+
+enum class Leftover {
+  no,
+  aged,  // nobody knows whether its export runs, which it hardly does
+  yes,
+};
+
+Leftover leftover_state(const volume::SnapshotInfo& snapshot) {
+  const bool is_aged = system_clock().wall_now() - snapshot.created > limits::kExportLeftoverAge;
+  const auto exporter = exporter_of(snapshot.name);
+  if (exporter && has_ended(*exporter)) return Leftover::yes;
+  // One of this host that has not ended runs, however long.
+  const bool is_known = exporter && exporter->host != 0 && exporter->host == this_process().host;
+  const bool is_ours = exporter || snapshot.name == kNamelessNowSnapshot;
+  return is_ours && !is_known && is_aged ? Leftover::aged : Leftover::no;
 }
 
 // A name is on stable storage when its directory is.
@@ -253,11 +272,19 @@ class ExportDiff {
   Result<void> remove_leftovers() {
     ASSIGN_OR_RETURN(const volume::VolumeInfo info, describe_volume(arguments_.name));
     for (const volume::SnapshotInfo& snapshot : info.snapshots) {
-      const auto exporter = exporter_of(snapshot.name);
-      if (!exporter || !has_ended(*exporter)) continue;
-      const auto removed = remove({.volume = info.name, .snapshot = snapshot.name});
+      const Leftover state = leftover_state(snapshot);
+      if (state == Leftover::no) continue;
+      const volume::SnapshotName name{.volume = info.name, .snapshot = snapshot.name};
+      const auto removed = state == Leftover::yes ? remove(name) : remove_unless_busy(name);
       if (!removed && removed.error().code != Errc::not_found) return removed;
     }
+    return {};
+  }
+
+  // What somebody still reads belongs to an export that runs after all.
+  Result<void> remove_unless_busy(const volume::SnapshotName& snapshot) {
+    auto removed = context_.ask(access_, control::RemoveRequest{.name = snapshot.full()});
+    if (!removed && removed.error().code != Errc::busy) return propagate(removed);
     return {};
   }
 

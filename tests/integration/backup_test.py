@@ -5,9 +5,11 @@ FDB_NBD_BACKUPS sets how many snapshots the chain has (10 where it is not set).
 """
 
 import contextlib
+import datetime
 import json
 import os
 import random
+import socket
 import subprocess
 
 from lib import *   # noqa: F403
@@ -242,6 +244,50 @@ def exports_of_a_volume_as_it_is_do_not_meddle_with_each_other():
         expect_equal("snapshots", len(exports()), 1)
         fdb_nbd("export-diff", "disk", os.path.join(directory, "third"), store=server.store)
         expect_equal("snapshots", exports(), [])
+
+
+@test(limit=120)
+def leftovers_of_exports_that_nobody_knows_go_once_they_are_old():
+    with source_server() as server, tempfile.TemporaryDirectory(prefix="fdb-nbd-test-") as directory:
+        fdb_nbd("create", "other", str(SIZE), store=server.store)
+
+        def snap(name, age):
+            created = (datetime.datetime.now(datetime.timezone.utc) - age).strftime("%Y-%m-%dT%H:%M:%SZ")
+            with socket.socket(socket.AF_UNIX) as control:
+                control.connect(server.control_path)
+                control.sendall(json.dumps({"verb": "snap", "names": [name], "created": created}).encode() + b"\n")
+                with control.makefile("r") as answers:
+                    answer = answers.readline()
+            expect("the answer", answer.startswith('{"result"'), "a result", answer)
+
+        def left_by_export(volume):
+            fdb_nbd("export-diff", volume, "--force", os.path.join(directory, "stream"), store=server.store)
+            return {s["name"] for s in json.loads(fdb_nbd("info", volume, "--json", store=server.store).stdout)["snapshots"]}
+
+        day = datetime.timedelta(days=1)
+        old, read, young = (f".export-diff-{host:016x}-{4711:08x}-{1:016x}" for host in (1, 2, 3))   # of other hosts
+        alike = ".export-diff-of-mine"
+        for name, age in ((old, 8 * day), (read, 8 * day), (young, 6 * day), (".export-diff", 6 * day), (alike, 8 * day)):
+            snap(f"disk@{name}", age)
+        with server.session(f"disk@{read}") as wire:
+            expect_equal("snapshots", left_by_export("disk"), {read, young, ".export-diff", alike})
+            wire.disconnect()
+        fdb_nbd("rm", "disk@.export-diff", store=server.store)
+        snap("disk@.export-diff", 8 * day)
+        expect_equal("snapshots", left_by_export("disk"), {young, alike})
+        # One that is known to run keeps its snapshot for as long as it takes.
+        with server.session("disk") as wire:
+            wire.write(0, random.Random(1).randbytes(8 * MiB))
+            wire.disconnect()
+        with subprocess.Popen([PROGRAM, "--store", server.store, "export-diff", "disk", "-"], stdout=subprocess.PIPE) as running:
+            running.stdout.read(1)
+            info = json.loads(fdb_nbd("info", "disk", "--json", store=server.store).stdout)
+            name, = {s["name"] for s in info["snapshots"]} - {young, alike}
+            snap(f"other@{name}", 8 * day)
+            expect_equal("snapshots", left_by_export("other"), {name})
+            running.stdout.read()
+        expect_equal("exit status", running.returncode, 0)
+        expect_equal("snapshots", left_by_export("other"), set())
 
 
 @test(limit=120)
