@@ -206,19 +206,8 @@ struct AddressListDeleter {
 };
 using AddressList = std::unique_ptr<addrinfo, AddressListDeleter>;
 
-Result<AddressList> resolve(const Endpoint& endpoint) {
-  addrinfo hints{};
-  hints.ai_family = AF_UNSPEC;
-  hints.ai_socktype = SOCK_STREAM;
-  hints.ai_flags = AI_PASSIVE | AI_NUMERICSERV;
-  addrinfo* found = nullptr;
-  const char* const host = endpoint.host.empty() ? nullptr : endpoint.host.c_str();
-  const int code = ::getaddrinfo(host, std::to_string(endpoint.port).c_str(), &hints, &found);
-  if (code != 0) {
-    const std::string why = code == EAI_SYSTEM ? error_text(errno) : ::gai_strerror(code);
-    return fail(Errc::not_found, fmt::format("cannot find the host of {}: {}", to_string(endpoint), why));
-  }
-  return AddressList(found);
+sockaddr* generic(SocketAddress& address) {
+  return reinterpret_cast<sockaddr*>(&address.address);
 }
 
 void set_port(sockaddr* address, uint16_t port) {
@@ -229,27 +218,26 @@ void set_port(sockaddr* address, uint16_t port) {
   }
 }
 
-Result<OwnedFd> bind_tcp(const addrinfo& address, bool only_v6) {
-  OwnedFd socket(::socket(address.ai_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
-  const std::string name = "tcp://" + format_address(address.ai_addr, address.ai_addrlen);
+Result<OwnedFd> bind_tcp(const sockaddr* address, socklen_t length, bool only_v6) {
+  OwnedFd socket(::socket(address->sa_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+  const std::string name = "tcp://" + format_address(address, length);
   if (!socket) return bind_error(name, errno);
   const int one = 1;
   ::setsockopt(socket.get(), SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
-  if (address.ai_family == AF_INET6 && only_v6) {
+  if (address->sa_family == AF_INET6 && only_v6) {
     ::setsockopt(socket.get(), IPPROTO_IPV6, IPV6_V6ONLY, &one, sizeof one);
   }
-  if (::bind(socket.get(), address.ai_addr, address.ai_addrlen) != 0 ||
-      ::listen(socket.get(), limits::kListenBacklog) != 0) {
+  if (::bind(socket.get(), address, length) != 0 || ::listen(socket.get(), limits::kListenBacklog) != 0) {
     return bind_error(name, errno);
   }
   return socket;
 }
 
-Result<Acceptors> listen_tcp(IoLoop& loop, const Endpoint& endpoint, ListenOptions options) {
-  ASSIGN_OR_RETURN(const AddressList list, resolve(endpoint));
+Result<Acceptors> listen_tcp(IoLoop& loop, const Endpoint& endpoint, std::vector<SocketAddress> addresses,
+                             ListenOptions options) {
   if (!options.allow_remote) {
-    for (const addrinfo* one = list.get(); one != nullptr; one = one->ai_next) {
-      if (is_loopback(one->ai_addr)) continue;
+    for (SocketAddress& one : addresses) {
+      if (is_loopback(generic(one))) continue;
       return fail(Errc::permission,
                   fmt::format("{} can be reached from other hosts, without encryption or authentication; "
                               "listen on a loopback address or a Unix socket, or say --insecure",
@@ -259,9 +247,9 @@ Result<Acceptors> listen_tcp(IoLoop& loop, const Endpoint& endpoint, ListenOptio
   Acceptors acceptors;
   std::optional<Error> first_error;
   uint16_t port = endpoint.port;
-  for (const addrinfo* one = list.get(); one != nullptr; one = one->ai_next) {
-    set_port(one->ai_addr, port);
-    auto socket = bind_tcp(*one, list->ai_next != nullptr);
+  for (SocketAddress& one : addresses) {
+    set_port(generic(one), port);
+    auto socket = bind_tcp(generic(one), one.length, addresses.size() > 1);
     if (!socket) {
       // A host without IPv6 still resolves names to v6 addresses: the other addresses are enough. One that is
       // taken is not: half of a server is worse than none.
@@ -347,9 +335,37 @@ bool is_listening_stream(int fd) {
 
 }  // namespace
 
-Result<Acceptors> listen(IoLoop& loop, const Endpoint& endpoint, ListenOptions options) {
+Result<std::vector<SocketAddress>> resolve(const Endpoint& endpoint) {
+  std::vector<SocketAddress> addresses;
+  if (endpoint.kind == Endpoint::Kind::unix_socket) return addresses;
+  addrinfo hints{};
+  hints.ai_family = AF_UNSPEC;
+  hints.ai_socktype = SOCK_STREAM;
+  hints.ai_flags = AI_PASSIVE | AI_NUMERICSERV;
+  addrinfo* found = nullptr;
+  const char* const host = endpoint.host.empty() ? nullptr : endpoint.host.c_str();
+  const int code = ::getaddrinfo(host, std::to_string(endpoint.port).c_str(), &hints, &found);
+  if (code != 0) {
+    const std::string why = code == EAI_SYSTEM ? error_text(errno) : ::gai_strerror(code);
+    return fail(Errc::not_found, fmt::format("cannot find the host of {}: {}", to_string(endpoint), why));
+  }
+  const AddressList list(found);
+  for (const addrinfo* one = list.get(); one != nullptr; one = one->ai_next) {
+    addresses.push_back({.address = {}, .length = one->ai_addrlen});
+    std::memcpy(&addresses.back().address, one->ai_addr, one->ai_addrlen);
+  }
+  return addresses;
+}
+
+Result<Acceptors> listen(IoLoop& loop, const Endpoint& endpoint, std::vector<SocketAddress> addresses,
+                         ListenOptions options) {
   if (endpoint.kind == Endpoint::Kind::unix_socket) return listen_unix(loop, endpoint);
-  return listen_tcp(loop, endpoint, options);
+  return listen_tcp(loop, endpoint, std::move(addresses), options);
+}
+
+Result<Acceptors> listen(IoLoop& loop, const Endpoint& endpoint, ListenOptions options) {
+  ASSIGN_OR_RETURN(auto addresses, resolve(endpoint));
+  return listen(loop, endpoint, std::move(addresses), options);
 }
 
 Result<Acceptors> adopt_activation_sockets(IoLoop& loop) {

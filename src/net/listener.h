@@ -1,5 +1,7 @@
 #pragma once
 
+#include <sys/socket.h>
+
 #include <memory>
 #include <string>
 #include <vector>
@@ -35,10 +37,23 @@ struct ListenOptions {
   bool allow_remote = false;
 };
 
-// Listens at `endpoint`: one acceptor for each address that the host name has (port 0: the same port for
-// all). Blocks for a name look-up. The socket file of a dead server is replaced. Errors: busy (in use, with
-// what to do), permission (also a remote address that is not allowed), not_found (unknown host), invalid,
-// exists (the path is a file of another kind), io.
+struct SocketAddress {
+  sockaddr_storage address{};
+  socklen_t length = 0;
+};
+
+// The addresses that the host name has, at least one; none of a Unix socket. Blocks for the look-up. Errors:
+// not_found (unknown host).
+Result<std::vector<SocketAddress>> resolve(const Endpoint& endpoint);
+
+// Listens at `endpoint`, whose addresses resolve() has found: one acceptor for each (port 0: the same port
+// for all). The socket file of a dead server is replaced. Errors: busy (in use, with what to do), permission
+// (also a remote address that is not allowed), not_found, invalid, exists (the path is a file of another
+// kind), io.
+Result<Acceptors> listen(IoLoop& loop, const Endpoint& endpoint, std::vector<SocketAddress> addresses,
+                         ListenOptions options = {});
+
+// Both in one: blocks for a name look-up.
 Result<Acceptors> listen(IoLoop& loop, const Endpoint& endpoint, ListenOptions options = {});
 
 // The listening sockets that a service manager passed to this process (LISTEN_PID, LISTEN_FDS of

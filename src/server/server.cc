@@ -54,6 +54,19 @@ std::string holder_name() {
   return fmt::format("{}, pid {}", host[0] != '\0' ? host : "a host without a name", ::getpid());
 }
 
+// A place to listen at, and what the look-up of its host has brought.
+struct ListenTarget {
+  net::Endpoint endpoint;
+  Result<std::vector<net::SocketAddress>> addresses;
+};
+
+// Blocks: not on a loop that has leases to renew.
+std::vector<ListenTarget> look_up(const std::vector<net::Endpoint>& endpoints) {
+  std::vector<ListenTarget> targets;
+  for (const net::Endpoint& endpoint : endpoints) targets.push_back({endpoint, net::resolve(endpoint)});
+  return targets;
+}
+
 class RunningServer final : public Server, private control::StatusSource {
  public:
   explicit RunningServer(ServerOptions options) : options_(std::move(options)) {
@@ -85,11 +98,12 @@ class RunningServer final : public Server, private control::StatusSource {
   Task<Result<void>> make_volume(config::VolumeSpec spec);
   Task<Result<void>> make_volumes(std::vector<config::VolumeSpec> specs);
   Task<Result<void>> make_first_volume();
-  Task<Result<void>> start_serving(net::Acceptors acceptors);
+  Task<Result<void>> start_serving(net::Acceptors acceptors, std::vector<ListenTarget> targets);
   Task<std::vector<std::string>> addresses_at_home();
-  Result<void> listen_at(const std::vector<net::Endpoint>& endpoints);
-  Task<Result<void>> take_over(ServerOptions options);
-  Task<void> reload_at_home(ServerOptions options, UniqueFunction<void(Result<void>)> on_done);
+  Result<void> listen_at(std::vector<ListenTarget> targets);
+  Task<Result<void>> take_over(ServerOptions options, std::vector<ListenTarget> targets);
+  Task<void> reload_at_home(ServerOptions options, std::vector<ListenTarget> targets,
+                            UniqueFunction<void(Result<void>)> on_done);
   std::unique_ptr<block::ExportRegistry> make_read_only_exports();
   Result<void> listen_for_control();
   Task<void> accept_control();
@@ -153,7 +167,9 @@ Result<void> RunningServer::open() {
   RETURN_IF_ERROR(run_at_home(open_store()));
   RETURN_IF_ERROR(run_at_home(make_volumes(options_.volumes)));
   RETURN_IF_ERROR(run_at_home(make_first_volume()));
-  return run_at_home(start_serving(std::move(acceptors)));
+  std::vector<ListenTarget> targets;
+  if (acceptors.empty()) targets = look_up(options_.listen);
+  return run_at_home(start_serving(std::move(acceptors), std::move(targets)));
 }
 
 Task<Result<net::Acceptors>> RunningServer::adopt_sockets() {
@@ -207,7 +223,7 @@ Task<Result<void>> RunningServer::make_first_volume() {
   co_return Result<void>();
 }
 
-Task<Result<void>> RunningServer::start_serving(net::Acceptors acceptors) {
+Task<Result<void>> RunningServer::start_serving(net::Acceptors acceptors, std::vector<ListenTarget> targets) {
   service_ = std::make_unique<control::Service>(*store_, static_cast<control::StatusSource&>(*this));
   control_ = std::make_unique<control::ControlServer>(
       home(), *service_,
@@ -223,7 +239,7 @@ Task<Result<void>> RunningServer::start_serving(net::Acceptors acceptors) {
   if (!options_.control_path.empty()) CO_RETURN_IF_ERROR(listen_for_control());
   is_activated_ = !acceptors.empty();
   for (auto& acceptor : acceptors) sessions_->serve(std::move(acceptor));
-  if (!is_activated_) CO_RETURN_IF_ERROR(listen_at(options_.listen));
+  if (!is_activated_) CO_RETURN_IF_ERROR(listen_at(std::move(targets)));
   if (options_.takeover == volume::Takeover::handover) {
     ASSIGN_OR_CO_RETURN(const uint32_t taken_count, co_await store_->take_over_held());
     log::info("{} volumes taken over", taken_count);
@@ -235,15 +251,15 @@ Task<std::vector<std::string>> RunningServer::addresses_at_home() {
   co_return sessions_->addresses();
 }
 
-// All of `endpoints` and nowhere else, or, on an error, where it was.
-Result<void> RunningServer::listen_at(const std::vector<net::Endpoint>& endpoints) {
+// All of `targets` and nowhere else, or, on an error, where it was.
+Result<void> RunningServer::listen_at(std::vector<ListenTarget> targets) {
   std::vector<Listening> added;
   net::Acceptors acceptors;
-  for (const net::Endpoint& endpoint : endpoints) {
-    const auto is_here = [&](const Listening& one) { return one.endpoint == endpoint; };
-    if (std::ranges::any_of(listening_, is_here)) continue;
-    ASSIGN_OR_RETURN(net::Acceptors more,
-                     net::listen(home(), endpoint, {.allow_remote = options_.allow_remote}));
+  for (auto& [endpoint, addresses] : targets) {
+    if (std::ranges::find(listening_, endpoint, &Listening::endpoint) != listening_.end()) continue;
+    if (!addresses) return propagate(addresses);
+    ASSIGN_OR_RETURN(net::Acceptors more, net::listen(home(), endpoint, std::move(*addresses),
+                                                      {.allow_remote = options_.allow_remote}));
     added.push_back({endpoint, {}});
     for (auto& acceptor : more) {
       added.back().addresses.push_back(acceptor->address());
@@ -251,7 +267,7 @@ Result<void> RunningServer::listen_at(const std::vector<net::Endpoint>& endpoint
     }
   }
   std::erase_if(listening_, [&](const Listening& one) {
-    if (std::ranges::find(endpoints, one.endpoint) != endpoints.end()) return false;
+    if (std::ranges::find(targets, one.endpoint, &ListenTarget::endpoint) != targets.end()) return false;
     for (const std::string& address : one.addresses) sessions_->stop_accepting(address);
     return true;
   });
@@ -261,17 +277,20 @@ Result<void> RunningServer::listen_at(const std::vector<net::Endpoint>& endpoint
 }
 
 void RunningServer::reload(ServerOptions options, UniqueFunction<void(Result<void>)> on_done) {
-  post(home(), [this, options = std::move(options), on_done = std::move(on_done)]() mutable {
-    tasks_.spawn(reload_at_home(std::move(options), std::move(on_done)));
+  auto targets = look_up(options.listen);
+  post(home(), [this, options = std::move(options), targets = std::move(targets),
+                on_done = std::move(on_done)]() mutable {
+    tasks_.spawn(reload_at_home(std::move(options), std::move(targets), std::move(on_done)));
   });
 }
 
-Task<void> RunningServer::reload_at_home(ServerOptions options, UniqueFunction<void(Result<void>)> on_done) {
-  on_done(co_await take_over(std::move(options)));
+Task<void> RunningServer::reload_at_home(ServerOptions options, std::vector<ListenTarget> targets,
+                                         UniqueFunction<void(Result<void>)> on_done) {
+  on_done(co_await take_over(std::move(options), std::move(targets)));
 }
 
-Task<Result<void>> RunningServer::take_over(ServerOptions options) {
-  if (!is_activated_) CO_RETURN_IF_ERROR(listen_at(options.listen));
+Task<Result<void>> RunningServer::take_over(ServerOptions options, std::vector<ListenTarget> targets) {
+  if (!is_activated_) CO_RETURN_IF_ERROR(listen_at(std::move(targets)));
   sessions_->set_limits(options.limits);
   store_->set_trash_retention(options.trash_retention);
   co_return co_await make_volumes(std::move(options.volumes));

@@ -75,7 +75,8 @@ class Server {
   // Takes over what can change while clients are connected: where it listens (unless the service manager has
   // passed the sockets), how long removed volumes are kept, and the limits of connections and of what each
   // may have in flight. Makes the volumes that are not there. All else of `options` is left alone. `on_done`
-  // is called on a thread of the server; where it listens stays as it was on an error.
+  // is called on a thread of the server; where it listens stays as it was on an error. Blocks while host
+  // names are looked up.
   virtual void reload(ServerOptions options, UniqueFunction<void(Result<void>)> on_done) = 0;
 
   // A new control connection to this server.
