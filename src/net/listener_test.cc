@@ -12,6 +12,7 @@
 #include <cstring>
 #include <filesystem>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "async/scope.h"
@@ -71,6 +72,21 @@ TEST(Listener, ANameMayHaveSeveralAddressesOnOnePort) {
     EXPECT_EQ(parse_endpoint(acceptor->address()).value().port,
               parse_endpoint(acceptors[0]->address()).value().port);
   }
+}
+
+TEST(Listener, ANameIsLookedUpApartFromListening) {
+  IoLoop loop;
+  Endpoint endpoint = parse_endpoint("tcp://127.0.0.1:0").value();
+  auto addresses = resolve(endpoint);
+  ASSERT_TRUE(addresses);
+  ASSERT_EQ(addresses->size(), 1u);
+  // Not looked up again: there is no such host.
+  endpoint.host = "not a host";
+  EXPECT_EQ(resolve(endpoint).error().code, Errc::not_found);
+  const auto acceptors = listen(loop, endpoint, std::move(*addresses));
+  ASSERT_TRUE(acceptors);
+  EXPECT_THAT(acceptors->at(0)->address(), testing::StartsWith("tcp://127.0.0.1:"));
+  EXPECT_TRUE(resolve(parse_endpoint("unix:/run/x").value()).value().empty());
 }
 
 TEST(Listener, APortInUseIsBusy) {
