@@ -261,7 +261,7 @@ def leftovers_of_exports_that_nobody_knows_go_once_they_are_old():
             expect("the answer", answer.startswith('{"result"'), "a result", answer)
 
         def left_by_export(volume):
-            fdb_nbd("export-diff", volume, "--force", os.path.join(directory, "stream"), store=server.store)
+            fdb_nbd("export-diff", volume, "--force", os.path.join(directory, "stream"), store=server.held_store)
             return {s["name"] for s in json.loads(fdb_nbd("info", volume, "--json", store=server.store).stdout)["snapshots"]}
 
         day = datetime.timedelta(days=1)
