@@ -59,4 +59,11 @@ def run(ctx):
     ctx.vm.sh(f"kill -TERM {supervisor(ctx)}")
     ctx.wait_until("the end of the device", lambda: ctx.vm.sh(
         f"[ -e /sys/block/nbd{ctx.index}/pid ]", check=False).status != 0, 20)
-    ctx.vm.sh("kill $(cat /tmp/local.pid); rm -rf /tmp/local*")
+    # A server that still ends removes its own files, and `rm` would meet them.
+    ctx.vm.sh("""
+        pid=$(cat /tmp/local.pid); kill $pid
+        for i in $(seq 300); do
+            [ -e /proc/$pid/exe ] || { rm -rf /tmp/local*; exit; }
+            sleep 0.1
+        done
+        cat /tmp/local.out; exit 1""", 60)
