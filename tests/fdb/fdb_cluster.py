@@ -5,6 +5,7 @@ import ctypes.util
 import json
 import os
 import pathlib
+import re
 import shutil
 import signal
 import socket
@@ -178,12 +179,16 @@ class Cluster:
         return out
 
     def storage_queue_bytes(self):
-        """What the storage server has taken and not yet put on its disk; None where the status does not say."""
-        return self.status().get("cluster", {}).get("qos", {}).get("worst_queue_bytes_storage_server")
+        """What the storage server that is furthest behind has taken and not yet put on its disk, as the proxies knew it up to about
+        a second ago; None where they do not tell. The status is up to five seconds old."""
+        told = self.cli(r"get \xff\xff/metrics/health/aggregate").stdout
+        found = re.search(r'"worst_storage_queue":(\d+)', told)
+        return int(found.group(1)) if found else None
 
     def settle(self, below_bytes=20_000_000, within_s=120):
         """Waits until the cluster has caught up with what was written."""
         deadline = time.monotonic() + within_s
+        time.sleep(1)   # until the proxies know what was written last
         while time.monotonic() < deadline:
             queue_bytes = self.storage_queue_bytes()
             if queue_bytes is not None and queue_bytes < below_bytes:

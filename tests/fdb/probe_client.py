@@ -63,6 +63,29 @@ def wait(future):
     return error
 
 
+class Client:
+    """A database, and transactions that nothing is wrapped around."""
+
+    def __init__(self, cluster_file):
+        load()
+        self.database = ctypes.c_void_p()
+        check(LIBRARY.fdb_create_database(str(cluster_file).encode(), ctypes.byref(self.database)))
+
+    def begin(self):
+        transaction = ctypes.c_void_p()
+        check(LIBRARY.fdb_database_create_transaction(self.database, ctypes.byref(transaction)))
+        return transaction
+
+    def write(self, pairs):
+        """In one transaction, tried once."""
+        transaction = self.begin()
+        for key, value in pairs.items():
+            LIBRARY.fdb_transaction_set(transaction, key, len(key), value, len(value))
+        error = wait(LIBRARY.fdb_transaction_commit(transaction))
+        LIBRARY.fdb_transaction_destroy(transaction)
+        check(error)
+
+
 class Probe(threading.Thread):
     """Asks for a read version and reads 4 KiB, again and again, until stop()."""
 
@@ -71,23 +94,8 @@ class Probe(threading.Thread):
         self.version_times_s, self.read_times_s = [], []
         self.errors = []
         self.stopped = threading.Event()
-        load()
-        self.database = ctypes.c_void_p()
-        check(LIBRARY.fdb_create_database(str(cluster_file).encode(), ctypes.byref(self.database)))
-        self.write_values()
-
-    def begin(self):
-        transaction = ctypes.c_void_p()
-        check(LIBRARY.fdb_database_create_transaction(self.database, ctypes.byref(transaction)))
-        return transaction
-
-    def write_values(self):
-        transaction = self.begin()
-        for index in range(KEYS_COUNT):
-            key = self.key(index)
-            LIBRARY.fdb_transaction_set(transaction, key, len(key), VALUE, len(VALUE))
-        check(wait(LIBRARY.fdb_transaction_commit(transaction)))
-        LIBRARY.fdb_transaction_destroy(transaction)
+        self.client = Client(cluster_file)
+        self.client.write({self.key(index): VALUE for index in range(KEYS_COUNT)})
 
     @staticmethod
     def key(index):
@@ -100,7 +108,7 @@ class Probe(threading.Thread):
             index += 1
 
     def ask_once(self, key):
-        transaction = self.begin()
+        transaction = self.client.begin()
         start = time.monotonic()
         error = wait(LIBRARY.fdb_transaction_get_read_version(transaction))
         given = time.monotonic()
