@@ -177,11 +177,12 @@ int run(const Settings& settings, void (*load)(Floor&)) {
 
 int main(int argc, char** argv) {
   using namespace fdbnbd::floor;
-  if (argc < 6 || argc > 7) {
-    std::fprintf(stderr,
-                 "usage: fdb-nbd-floor CLUSTER_FILE LOAD RANGE_MIB SECONDS DEPTH [own]\n"
-                 "LOAD is fill, rand-write, seq-write, rand-read or seq-read; `own`: each transaction that "
-                 "writes asks for its own read version\n");
+  if (argc < 6 || argc > 8) {
+    std::fprintf(
+        stderr,
+        "usage: fdb-nbd-floor CLUSTER_FILE LOAD RANGE_MIB SECONDS DEPTH [BATCH_BLOCKS [own]]\n"
+        "LOAD is fill, rand-write, seq-write, rand-read or seq-read; BATCH_BLOCKS, at most that many "
+        "in a transaction; `own`: each transaction that writes asks for its own read version\n");
     return 2;
   }
   Settings settings;
@@ -190,8 +191,11 @@ int main(int argc, char** argv) {
   settings.blocks_count = std::strtoull(argv[3], nullptr, 10) * ((1u << 20) / kBlockBytes);
   settings.seconds = std::strtod(argv[4], nullptr);
   settings.depth = std::strtoull(argv[5], nullptr, 10);
-  if (argc == 7) settings.version_source = VersionSource::own;
-  if (settings.blocks_count == 0 || settings.depth == 0) die("a range and a depth of at least 1");
+  if (argc > 6)
+    settings.batch_blocks = std::min<uint64_t>(std::strtoull(argv[6], nullptr, 10), kBlocksPerTransaction);
+  if (argc > 7) settings.version_source = VersionSource::own;
+  if (settings.blocks_count == 0 || settings.depth == 0 || settings.batch_blocks == 0)
+    die("a range, a depth and a batch of at least 1");
   for (const Load& load : kLoads)
     if (settings.load == load.name) return run(settings, load.run);
   die("no such load");

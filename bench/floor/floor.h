@@ -43,7 +43,8 @@ struct Settings {
   std::string load;
   uint64_t blocks_count = 0;
   double seconds = 0;
-  size_t depth = 1;  // requests outstanding
+  size_t depth = 1;                               // requests outstanding
+  uint64_t batch_blocks = kBlocksPerTransaction;  // at most; requests larger than that go in pieces of it
   VersionSource version_source = VersionSource::cached;
 };
 

@@ -74,10 +74,11 @@ class Writer {
 void Writer::start_request() {
   const std::optional<uint64_t> first_block = next_block_();
   if (!first_block) return;
-  const uint64_t pieces_count = (request_blocks_ + kBlocksPerTransaction - 1) / kBlocksPerTransaction;
+  const uint64_t most = floor_.settings.batch_blocks;
+  const uint64_t pieces_count = (request_blocks_ + most - 1) / most;
   auto* const request = new Request{Clock::now(), pieces_count};
-  for (uint64_t done = 0; done < request_blocks_; done += kBlocksPerTransaction)
-    queue_.push_back({request, *first_block + done, std::min(kBlocksPerTransaction, request_blocks_ - done)});
+  for (uint64_t done = 0; done < request_blocks_; done += most)
+    queue_.push_back({request, *first_block + done, std::min(most, request_blocks_ - done)});
 }
 
 void Writer::finish_request(Request* request) {
@@ -93,7 +94,7 @@ void Writer::pump() {
   while (!queue_.empty() && transactions_count_ < kTransactionsInFlight) {
     std::vector<Piece> pieces;
     uint64_t blocks_count = 0;
-    while (!queue_.empty() && blocks_count + queue_.front().blocks_count <= kBlocksPerTransaction) {
+    while (!queue_.empty() && blocks_count + queue_.front().blocks_count <= floor_.settings.batch_blocks) {
       blocks_count += queue_.front().blocks_count;
       pieces.push_back(queue_.front());
       queue_.pop_front();

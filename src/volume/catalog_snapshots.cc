@@ -45,7 +45,7 @@ Task<Result<std::vector<SnapshotPlan>>> Catalog::snapshot_in(kv::Transaction& tr
                                                              WallTime created) {
   std::vector<std::string> wanted;
   for (const SnapshotPlan& plan : plans) wanted.push_back(keys_.name(plan.name.volume));
-  ASSIGN_OR_CO_RETURN(const RecordReader::Values names, co_await records_.read_points(transaction, wanted));
+  ASSIGN_OR_CO_RETURN(const RecordReader::Values names, co_await records_.read_rows(transaction, wanted));
   for (size_t i = 0; i < plans.size(); ++i) {
     if (!names[i]) co_return tl::unexpected(no_volume(plans[i].name.volume));
     ASSIGN_OR_CO_RETURN(const NameRecord record, NameRecord::decode(*names[i]));

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <iterator>
+#include <map>
 #include <string_view>
 
 #include "volume/chain_reader.h"
@@ -11,6 +12,11 @@
 namespace fdbnbd::volume {
 
 namespace {
+
+// Fewer keys than that are read one by one.
+constexpr size_t kKeysWorthARange = 16;
+// How many rows are read to find one that is wanted.
+constexpr size_t kRangeRowsPerKey = 4;
 
 // Keeps the rows of single keys.
 class PointsSink final : public kv::RowSink {
@@ -239,6 +245,36 @@ Task<Result<RecordReader::Values>> RecordReader::read_points(kv::Transaction& tr
   CO_RETURN_IF_ERROR(co_await engine_.read(executor_, request, sink));
   if (sink.has_unreadable) co_return fail(Errc::corruption, "the store cannot read one of its records");
   co_return std::move(sink.values);
+}
+
+Task<Result<RecordReader::Values>> RecordReader::read_rows(kv::Transaction& transaction,
+                                                           const std::vector<std::string>& keys) {
+  if (keys.size() < kKeysWorthARange) co_return co_await read_points(transaction, keys);
+  std::map<std::string_view, size_t> wanted;
+  for (size_t i = 0; i < keys.size(); ++i) wanted.emplace(keys[i], i);
+  const std::string end = key_after(wanted.rbegin()->first);
+  const auto rows_limit = static_cast<uint32_t>(keys.size() * kRangeRowsPerKey);
+  auto page = co_await transaction.get_range({wanted.begin()->first, end}, {.rows_limit = rows_limit},
+                                             kv::Isolation::snapshot);
+  if (!page) co_return propagate(page);
+  Values values(keys.size());
+  for (kv::KeyValue& row : page->rows) {
+    const auto found = wanted.find(row.key);
+    if (found != wanted.end()) values[found->second] = std::move(row.value);
+  }
+  // What the page did not reach.
+  auto left = wanted.end();
+  if (page->more) left = page->rows.empty() ? wanted.begin() : wanted.upper_bound(page->rows.back().key);
+  for (auto key = wanted.begin(); key != left; ++key) {
+    const std::string behind = key_after(key->first);
+    transaction.add_read_conflict({key->first, behind});
+  }
+  std::vector<std::string> left_keys;
+  for (auto key = left; key != wanted.end(); ++key) left_keys.emplace_back(key->first);
+  ASSIGN_OR_CO_RETURN(Values left_values, co_await read_points(transaction, left_keys));
+  auto value = left_values.begin();
+  for (auto key = left; key != wanted.end(); ++key, ++value) values[key->second] = std::move(*value);
+  co_return values;
 }
 
 }  // namespace fdbnbd::volume

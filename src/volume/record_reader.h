@@ -116,6 +116,9 @@ class RecordReader {
   // Reads many keys at once.
   using Values = std::vector<std::optional<std::string>>;
   Task<Result<Values>> read_points(kv::Transaction& transaction, const std::vector<std::string>& keys);
+  // The same for keys of one kind of which each volume has one: many of them are found faster in a range with
+  // others than one by one.
+  Task<Result<Values>> read_rows(kv::Transaction& transaction, const std::vector<std::string>& keys);
 
  private:
   Task<Result<VolumeRecords>> load_any(kv::Transaction& transaction, VolumeId id, const std::string& name);

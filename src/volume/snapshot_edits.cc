@@ -5,6 +5,7 @@
 #include <string>
 #include <utility>
 
+#include "async/scope.h"
 #include "volume/layer_edits.h"
 
 namespace fdbnbd::volume {
@@ -15,6 +16,43 @@ Error record_missing(const std::string& volume) {
   return {Errc::corruption, fmt::format("volume \"{}\": a record of it is missing", volume)};
 }
 
+using Values = RecordReader::Values;
+
+Task<void> keep(Task<Result<Values>> reading, Result<Values>& values) {
+  values = co_await std::move(reading);
+}
+
+// What the volumes of plans have, in their order.
+struct PlannedRecords {
+  Values volumes;
+  Values fences;
+  Values snapshots;  // that have the plan's name already
+};
+
+Task<Result<PlannedRecords>> read_planned(kv::Transaction& transaction, RecordReader& reader,
+                                          const std::vector<SnapshotPlan>& plans) {
+  std::vector<std::string> volume_keys;
+  std::vector<std::string> fence_keys;
+  std::vector<std::string> snapshot_keys;
+  for (const SnapshotPlan& plan : plans) {
+    volume_keys.push_back(reader.keys().volume(plan.id));
+    fence_keys.push_back(reader.keys().fence(plan.id));
+    snapshot_keys.push_back(reader.keys().snapshot(plan.id, plan.name.snapshot));
+  }
+  Result<Values> volumes;
+  Result<Values> fences;
+  Result<Values> snapshots;
+  TaskScope reading;
+  reading.spawn(keep(reader.read_rows(transaction, volume_keys), volumes));
+  reading.spawn(keep(reader.read_rows(transaction, fence_keys), fences));
+  reading.spawn(keep(reader.read_points(transaction, snapshot_keys), snapshots));
+  co_await reading.join();
+  if (!volumes) co_return propagate(volumes);
+  if (!fences) co_return propagate(fences);
+  if (!snapshots) co_return propagate(snapshots);
+  co_return PlannedRecords{std::move(*volumes), std::move(*fences), std::move(*snapshots)};
+}
+
 }  // namespace
 
 // The fence records change, so writes that are on their way with the old top layers all fail, and their
@@ -23,28 +61,24 @@ Error record_missing(const std::string& volume) {
 Task<Result<void>> take_snapshots(kv::Transaction& transaction, RecordReader& reader,
                                   const std::vector<SnapshotPlan>& plans, WallTime created) {
   const KeySpace& keys = reader.keys();
-  std::vector<std::string> wanted;
-  for (const SnapshotPlan& plan : plans) {
-    wanted.push_back(keys.volume(plan.id));
-    wanted.push_back(keys.fence(plan.id));
-    wanted.push_back(keys.snapshot(plan.id, plan.name.snapshot));
-  }
-  ASSIGN_OR_CO_RETURN(const RecordReader::Values values, co_await reader.read_points(transaction, wanted));
+  ASSIGN_OR_CO_RETURN(const PlannedRecords found, co_await read_planned(transaction, reader, plans));
   std::vector<VolumeRecords> records;
-  wanted.clear();
+  std::vector<std::string> usage_keys;
   for (size_t i = 0; i < plans.size(); ++i) {
     const SnapshotName& name = plans[i].name;
-    const auto& volume_value = values[3 * i];
-    const auto& fence_value = values[3 * i + 1];
-    if (values[3 * i + 2])
+    const auto& volume_value = found.volumes[i];
+    const auto& fence_value = found.fences[i];
+    if (found.snapshots[i])
       co_return fail(Errc::exists, fmt::format("snapshot \"{}\" exists already", name.full()));
     if (!volume_value || !fence_value) co_return tl::unexpected(record_missing(name.volume));
     ASSIGN_OR_CO_RETURN(const VolumeRecord volume, VolumeRecord::decode(*volume_value));
     ASSIGN_OR_CO_RETURN(const FenceRecord fence, FenceRecord::decode(*fence_value));
     records.push_back({volume, fence});
-    wanted.push_back(keys.usage(fence.top_layer));
+    // Who has a volume open counts anew; what was counted before is nothing to pass on.
+    if (fence.is_free()) usage_keys.push_back(keys.usage(fence.top_layer));
   }
-  ASSIGN_OR_CO_RETURN(const RecordReader::Values usages, co_await reader.read_points(transaction, wanted));
+  ASSIGN_OR_CO_RETURN(const Values usages, co_await reader.read_points(transaction, usage_keys));
+  auto usage = usages.begin();
   for (size_t i = 0; i < plans.size(); ++i) {
     const VolumeRecord& volume = records[i].volume;
     FenceRecord fence = records[i].fence;
@@ -58,7 +92,9 @@ Task<Result<void>> take_snapshots(kv::Transaction& transaction, RecordReader& re
     transaction.set(keys.snapshot(plans[i].id, plans[i].name.snapshot), snapshot.encode());
     transaction.set(keys.fence(plans[i].id), fence.encode());
     add_layer(transaction, keys, plans[i].new_top, snapshot.layer, volume);
-    if (usages[i]) transaction.set(keys.usage(plans[i].new_top), *usages[i]);
+    if (!records[i].fence.is_free()) continue;
+    if (*usage) transaction.set(keys.usage(plans[i].new_top), **usage);
+    ++usage;
   }
   co_return Result<void>{};
 }
