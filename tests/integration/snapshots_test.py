@@ -9,11 +9,13 @@ import os
 import random
 import struct
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 from lib import *   # noqa: F403
 from lib import Failure, Server, expect, expect_equal, fdb_nbd, main, test, tool
 
 VOLUMES = 32
+READERS = 8
 CUTS = int(os.environ.get("FDB_NBD_CUTS") or 40)
 
 
@@ -86,20 +88,25 @@ def each_snapshot_of_many_volumes_is_a_prefix_of_what_was_written():
         noises = [Noise(server, index) for index in (0, 7, 31)]
         for thread in (counter, *noises):
             thread.start()
+        own = threading.local()   # each reader's Control
+
+        def remove(name):
+            own.control.call("rm", name=name)
+
         try:
-            for cut in range(CUTS):
-                before = counter.answered
-                names = [f"v{i}@cut{cut}" for i in range(VOLUMES)]
-                control.call("snap", names=names)
-                after = counter.answered
-                counts = [count_of(server, name) for name in names]
-                last = max(counts)
-                expect(f"the newest count in cut {cut}", before <= last <= after + 1, f"from {before} to {after + 1}", last)
-                expected = [max(last - (last - i) % VOLUMES, 0) for i in range(VOLUMES)]
-                expect_equal(f"the counts in cut {cut}", counts, expected)
-                for name in names:   # merged into the volumes, or the snapshots above, while these are written
-                    if cut % 4 != 3:
-                        control.call("rm", name=name)
+            with ThreadPoolExecutor(READERS, initializer=lambda: setattr(own, "control", Control(server))) as readers:
+                for cut in range(CUTS):
+                    before = counter.answered
+                    names = [f"v{i}@cut{cut}" for i in range(VOLUMES)]
+                    control.call("snap", names=names)
+                    after = counter.answered
+                    counts = list(readers.map(lambda name: count_of(server, name), names))
+                    last = max(counts)
+                    expect(f"the newest count in cut {cut}", before <= last <= after + 1, f"from {before} to {after + 1}", last)
+                    expected = [max(last - (last - i) % VOLUMES, 0) for i in range(VOLUMES)]
+                    expect_equal(f"the counts in cut {cut}", counts, expected)
+                    if cut % 4 != 3:   # merged into the volumes, or the snapshots above, while these are written
+                        list(readers.map(remove, names))
         finally:
             for thread in (counter, *noises):
                 thread.stopping = True
