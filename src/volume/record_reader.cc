@@ -249,7 +249,10 @@ Task<Result<RecordReader::Values>> RecordReader::read_points(kv::Transaction& tr
 
 Task<Result<RecordReader::Values>> RecordReader::read_rows(kv::Transaction& transaction,
                                                            const std::vector<std::string>& keys) {
-  if (keys.size() < kKeysWorthARange) co_return co_await read_points(transaction, keys);
+  // In the embedded store a point costs no more than a row, and a damaged row between those that are wanted
+  // would be in the way.
+  if (keys.size() < kKeysWorthARange || !engine_.capabilities().shared_between_hosts)
+    co_return co_await read_points(transaction, keys);
   std::map<std::string_view, size_t> wanted;
   for (size_t i = 0; i < keys.size(); ++i) wanted.emplace(keys[i], i);
   const std::string end = key_after(wanted.rbegin()->first);

@@ -21,7 +21,9 @@ constexpr int kVolumesCount = 1000;
 // A store with the names of many volumes, each with a value of its own.
 class RecordReaderTest : public testing::Test {
  protected:
-  RecordReaderTest() : engine_(kv::open_memory_engine({}).value()), reader_(*engine_, loop_, keys_, 1) {
+  RecordReaderTest()
+      : engine_(kv::open_memory_engine({.capabilities = {.shared_between_hosts = true}}).value()),
+        reader_(*engine_, loop_, keys_, 1) {
     const auto transaction = engine_->begin(loop_);
     for (int i = 0; i < kVolumesCount; ++i) transaction->set(key(i), fmt::format("value {}", i));
     EXPECT_TRUE(loop_.run(transaction->commit()));
