@@ -47,6 +47,29 @@ TEST_F(SnapshotTest, ASnapshotStaysAsItWasWhileTheVolumeGoesOn) {
   expect_clean();
 }
 
+TEST_F(SnapshotTest, EachVolumeThatNobodyHasOpenKeepsItsOwnUsage) {
+  const std::vector<std::string> names = {"a", "b", "c", "d"};
+  std::vector<std::shared_ptr<block::Export>> disks;
+  for (uint64_t i = 0; i < names.size(); ++i) {
+    create(names[i]);
+    disks.push_back(open_disk(names[i]));
+    write(*disks[i], 0, 1, i + 1);
+  }
+  disks[1].reset();
+  disks[3].reset();
+  settle();
+  ASSERT_TRUE(run(store_->snapshot({"a@s", "b@s", "c@s", "d@s"}, {})));
+  const auto transaction = engine_->begin(loop_);
+  const auto usages = run(transaction->get_range({"U", "V"}, {}, kv::Isolation::snapshot)).value().rows;
+  EXPECT_EQ(usages.size(), 4U) << "of b and d, and of their snapshots";
+  for (uint64_t i = 0; i < names.size(); ++i) {
+    SCOPED_TRACE(names[i]);
+    EXPECT_EQ(run(store_->info(names[i])).value().used_bytes, (i + 1) * kBlock);
+    EXPECT_EQ(run(store_->info(names[i] + "@s")).value().used_bytes, (i + 1) * kBlock);
+  }
+  expect_clean();
+}
+
 TEST_F(SnapshotTest, VolumesAndSnapshotsTellTheTimeThatTheyWereGiven) {
   const WallTime first = WallTime(std::chrono::seconds(1'500'000'000));
   const WallTime second = WallTime(std::chrono::seconds(1'600'000'000));
