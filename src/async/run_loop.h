@@ -35,11 +35,6 @@ class RunLoop final : public Executor {
   void run(Task<void> task) { run_until_done(std::move(task)); }
 
  private:
-  template <typename T>
-  static Task<void> store_result(Task<T> task, std::optional<T>& result) {
-    result.emplace(co_await std::move(task));
-  }
-
   const Clock& clock_;
   std::thread::id thread_ = std::this_thread::get_id();
   TimerQueue timers_;  // the loop's thread

@@ -46,11 +46,6 @@ class SimLoop final : public Executor, private Clock {
   void run(Task<void> task) { run_until_done(std::move(task)); }
 
  private:
-  template <typename T>
-  static Task<void> store_result(Task<T> task, std::optional<T>& result) {
-    result.emplace(co_await std::move(task));
-  }
-
   MonotonicTime now() const override { return now_; }
   WallTime wall_now() const override {
     return WallTime(std::chrono::seconds(1'700'000'000)) + now_.time_since_epoch();

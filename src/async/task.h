@@ -116,4 +116,11 @@ struct Detached {
 
 }  // namespace detail
 
+// For tasks whose result is wanted elsewhere than behind a co_await: in `result` (a T or an optional one),
+// which the caller keeps until the task is done.
+template <typename T, typename Kept>
+Task<void> store_result(Task<T> task, Kept& result) {
+  result = co_await std::move(task);
+}
+
 }  // namespace fdbnbd

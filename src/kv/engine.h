@@ -73,6 +73,11 @@ class Transaction {
   virtual Task<Result<Version>> read_version() = 0;
   virtual void set_read_version(Version version) = 0;
 
+  // Before anything else is asked of it: reads may see the store as it was some seconds ago, where that saves
+  // asking for a version. What was read serializably is proven by a commit that changes something, and by
+  // nothing else.
+  virtual void use_recent_version() {}
+
   // `key` and the range's bounds must live until the task is done. Errc::unavailable where the read version
   // is too old (the caller starts again); Errc::corruption, Errc::io from the store.
   virtual Task<Result<std::optional<std::string>>> get(std::string_view key, Isolation isolation) = 0;

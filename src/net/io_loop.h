@@ -68,11 +68,6 @@ class IoLoop final : public Executor {
     bool stopped = false;
   };
 
-  template <typename T>
-  static Task<void> store_result(Task<T> task, std::optional<T>& result) {
-    result.emplace(co_await std::move(task));
-  }
-
   // Runs a few rounds of what is queued.
   void run_ready();
   void run_due_timers();

@@ -107,8 +107,12 @@ class Catalog final : public Store {
   Task<Result<void>> list_snapshots(VolumeId id, SnapshotName but, std::vector<std::string>& names);
 
   // catalog_snapshots.cc
+  Task<Result<std::vector<SnapshotPlan>>> identify(kv::Transaction& transaction,
+                                                   std::vector<SnapshotPlan> plans);
   Task<Result<std::vector<SnapshotPlan>>> snapshot_in(kv::Transaction& transaction,
                                                       std::vector<SnapshotPlan> plans, WallTime created);
+  Task<Result<std::vector<SnapshotPlan>>> snapshot_guessed(kv::Transaction& transaction,
+                                                           std::vector<SnapshotPlan> plans, WallTime created);
   ClonePlan plan_clone(std::string name);
   Task<Result<void>> clone_in(kv::Transaction& transaction, const SnapshotName& snapshot,
                               const ClonePlan& plan);
@@ -168,6 +172,8 @@ class Catalog final : public Store {
   Jobs jobs_;
   Trash trash_;
   Groups groups_;
+  // What the names of the last snapshots' volumes stood for: a guess, which the transaction proves.
+  std::map<std::string, VolumeId> ids_seen_;
   std::vector<OpenVolumes::Hold> taken_over_;  // kept until their clients come
   GraceTimer grace_timer_{*this};
 };

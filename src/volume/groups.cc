@@ -196,12 +196,16 @@ Task<Result<void>> Groups::snapshot(std::string name) {
   ASSIGN_OR_CO_RETURN(const Names names, co_await read_names());
   const WallTime created = records_.executor().clock().wall_now();
   auto body = [&](kv::Transaction& transaction) { return snapshot_in(transaction, parsed, names, created); };
-  CO_RETURN_IF_ERROR(co_await records_.decide<void>(body));
+  ASSIGN_OR_CO_RETURN(
+      auto taken, co_await records_.decide<std::vector<SnapshotPlan>>(body, FirstRead::at_recent_version));
+  for (const SnapshotPlan& plan : taken) open_volumes_.note_snapshot(plan.id);
+  note_taken(records_, std::move(taken));
   co_return co_await records_.engine().sync(records_.executor());
 }
 
-Task<Result<void>> Groups::snapshot_in(kv::Transaction& transaction, const SnapshotName& name,
-                                       const Names& names, WallTime created) {
+Task<Result<std::vector<SnapshotPlan>>> Groups::snapshot_in(kv::Transaction& transaction,
+                                                            const SnapshotName& name, const Names& names,
+                                                            WallTime created) {
   ASSIGN_OR_CO_RETURN(const auto members, co_await load_members(transaction, name.volume));
   std::vector<SnapshotPlan> plans;
   for (const VolumeId id : members) {
@@ -209,7 +213,8 @@ Task<Result<void>> Groups::snapshot_in(kv::Transaction& transaction, const Snaps
                      .name = {.volume = name_in(names, id), .snapshot = name.snapshot},
                      .new_top = new_layer()});
   }
-  co_return co_await take_snapshots(transaction, records_, plans, created);
+  CO_RETURN_IF_ERROR(co_await take_snapshots(transaction, records_, plans, created));
+  co_return plans;
 }
 
 Task<Result<void>> Groups::rollback(std::string name) {

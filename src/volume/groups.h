@@ -47,8 +47,8 @@ class Groups {
   Task<Result<void>> remove_in(kv::Transaction& transaction, const std::string& name);
   Task<Result<void>> change_in(kv::Transaction& transaction, const std::string& name,
                                const GroupChange& change);
-  Task<Result<void>> snapshot_in(kv::Transaction& transaction, const SnapshotName& name, const Names& names,
-                                 WallTime created);
+  Task<Result<std::vector<SnapshotPlan>>> snapshot_in(kv::Transaction& transaction, const SnapshotName& name,
+                                                      const Names& names, WallTime created);
   Task<Result<void>> rollback_in(kv::Transaction& transaction, const SnapshotName& name,
                                  const std::vector<RollbackPlan>& plans);
 

@@ -16,6 +16,13 @@
 
 namespace fdbnbd::volume {
 
+// What the first attempt of a transaction reads.
+enum class FirstRead : uint8_t {
+  at_new_version,
+  // Where the store is a cluster, one round trip less. The body reads serializably whatever it goes by.
+  at_recent_version,
+};
+
 // Transactions of verbs, each of which happens once and whose outcome is known, however often the store does
 // not tell it. What stands in the store afterwards does not tell whose work it is: another process may have
 // removed the same volume, or given the name away again. So each attempt writes a receipt along, under an id
@@ -36,11 +43,12 @@ class Receipts {
   // must have no effect but on the transaction and in what it gives. It is kept by the caller until the task
   // is done.
   template <typename T, typename Body>
-  Task<Result<T>> decide(Body& body) {
+  Task<Result<T>> decide(Body& body, FirstRead first_read = FirstRead::at_new_version) {
     if (!engine_.capabilities().commits_can_be_in_doubt)
       co_return co_await kv::transact<T>(engine_, executor_, random_, body);
     Decision<T> decision;
     decision.id = new_id();
+    decision.may_read_recent = first_read == FirstRead::at_recent_version;
     auto attempt = [&](kv::Transaction& transaction) { return attempt_in<T>(transaction, decision, body); };
     auto refuse = [&](kv::Transaction& transaction) { return refuse_in<T>(transaction, decision); };
     Result<T> result = co_await kv::transact<T>(engine_, executor_, random_, attempt);
@@ -75,6 +83,7 @@ class Receipts {
   struct Call {
     ReceiptId id;
     bool has_receipt = false;  // there may be one in the store
+    bool may_read_recent = false;
   };
   template <typename T>
   struct Decision : Call {
@@ -92,10 +101,15 @@ class Receipts {
   template <typename T, typename Body>
   Task<Result<T>> attempt_in(kv::Transaction& transaction, Decision<T>& decision, Body& body) {
     const auto attempts_count = static_cast<uint32_t>(decision.in_doubt.size());
+    const bool reads_recent = std::exchange(decision.may_read_recent, false);
+    if (reads_recent) transaction.use_recent_version();
     ASSIGN_OR_CO_RETURN(const auto happened, co_await find(transaction, decision, attempts_count));
     if (happened) co_return decision.in_doubt[*happened];
     decision.last = co_await body(transaction);
     const bool changes = transaction.mutation_bytes() > 0 || attempts_count > 0;
+    // Only a commit would prove that it still holds.
+    if (reads_recent && (!*decision.last || !changes))
+      co_return fail(Errc::conflict, "what was read may have changed since");
     if (*decision.last && changes) write(transaction, decision, attempts_count);
     co_return *decision.last;
   }

@@ -247,12 +247,15 @@ Task<Result<RecordReader::Values>> RecordReader::read_points(kv::Transaction& tr
   co_return std::move(sink.values);
 }
 
+// In the embedded store a point costs no more than a row, and a damaged row between those that are wanted
+// would be in the way.
+bool RecordReader::are_many(size_t keys_count) const {
+  return keys_count >= kKeysWorthARange && engine_.capabilities().shared_between_hosts;
+}
+
 Task<Result<RecordReader::Values>> RecordReader::read_rows(kv::Transaction& transaction,
                                                            const std::vector<std::string>& keys) {
-  // In the embedded store a point costs no more than a row, and a damaged row between those that are wanted
-  // would be in the way.
-  if (keys.size() < kKeysWorthARange || !engine_.capabilities().shared_between_hosts)
-    co_return co_await read_points(transaction, keys);
+  if (!are_many(keys.size())) co_return co_await read_points(transaction, keys);
   std::map<std::string_view, size_t> wanted;
   for (size_t i = 0; i < keys.size(); ++i) wanted.emplace(keys[i], i);
   const std::string end = key_after(wanted.rbegin()->first);
@@ -261,16 +264,27 @@ Task<Result<RecordReader::Values>> RecordReader::read_rows(kv::Transaction& tran
                                              kv::Isolation::snapshot);
   if (!page) co_return propagate(page);
   Values values(keys.size());
+  std::vector<std::string_view> others;
   for (kv::KeyValue& row : page->rows) {
     const auto found = wanted.find(row.key);
-    if (found != wanted.end()) values[found->second] = std::move(row.value);
+    if (found == wanted.end()) {
+      others.emplace_back(row.key);
+    } else {
+      values[found->second] = std::move(row.value);
+    }
   }
   // What the page did not reach.
   auto left = wanted.end();
   if (page->more) left = page->rows.empty() ? wanted.begin() : wanted.upper_bound(page->rows.back().key);
-  for (auto key = wanted.begin(); key != left; ++key) {
-    const std::string behind = key_after(key->first);
-    transaction.add_read_conflict({key->first, behind});
+  // Keys with no other row between them are one conflict range: each costs the cluster as much as a row.
+  auto other = others.begin();
+  for (auto key = wanted.begin(); key != left;) {
+    const std::string_view first = key->first;
+    std::string_view last = first;
+    other = std::lower_bound(other, others.end(), first);
+    while (++key != left && (other == others.end() || key->first < *other)) last = key->first;
+    const std::string behind = key_after(last);
+    transaction.add_read_conflict({first, behind});
   }
   std::vector<std::string> left_keys;
   for (auto key = left; key != wanted.end(); ++key) left_keys.emplace_back(key->first);

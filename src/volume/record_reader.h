@@ -14,6 +14,7 @@
 #include "kv/engine.h"
 #include "kv/retry.h"
 #include "volume/keys.h"
+#include "volume/known_snapshots.h"
 #include "volume/receipts.h"
 #include "volume/records.h"
 #include "volume/store.h"
@@ -68,10 +69,14 @@ class RecordReader {
   // Runs a transaction that changes something, once, until it is decided (volume/receipts.h): what `body`
   // gave in the attempt that has happened.
   template <typename T, typename Body>
-  Task<Result<T>> decide(Body& body) {
-    return receipts_.decide<T>(body);
+  Task<Result<T>> decide(Body& body, FirstRead first_read = FirstRead::at_new_version) {
+    return receipts_.decide<T>(body, first_read);
   }
   Receipts& receipts() { return receipts_; }
+  KnownSnapshots& known_snapshots() { return known_snapshots_; }
+
+  // Whether keys are so many that it is worth a detour not to ask for each by itself.
+  bool are_many(size_t keys_count) const;
 
   // Runs a transaction that only reads, or that may as well happen several times, until it is decided.
   template <typename T, typename Body>
@@ -117,7 +122,7 @@ class RecordReader {
   using Values = std::vector<std::optional<std::string>>;
   Task<Result<Values>> read_points(kv::Transaction& transaction, const std::vector<std::string>& keys);
   // The same for keys of one kind of which each volume has one: many of them are found faster in a range with
-  // others than one by one.
+  // others than one by one. The transaction may also conflict with a new row between those it wants.
   Task<Result<Values>> read_rows(kv::Transaction& transaction, const std::vector<std::string>& keys);
 
  private:
@@ -128,6 +133,7 @@ class RecordReader {
   const KeySpace& keys_;
   Random random_;
   Receipts receipts_;
+  KnownSnapshots known_snapshots_;
 };
 
 // not_found.

@@ -2,10 +2,15 @@
 
 #include <fmt/core.h>
 
+#include <algorithm>
+#include <deque>
+#include <optional>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "async/scope.h"
+#include "base/limits.h"
 #include "volume/layer_edits.h"
 
 namespace fdbnbd::volume {
@@ -18,39 +23,127 @@ Error record_missing(const std::string& volume) {
 
 using Values = RecordReader::Values;
 
-Task<void> keep(Task<Result<Values>> reading, Result<Values>& values) {
-  values = co_await std::move(reading);
-}
-
 // What the volumes of plans have, in their order.
 struct PlannedRecords {
-  Values volumes;
-  Values fences;
-  Values snapshots;  // that have the plan's name already
+  std::vector<VolumeRecords> volumes;
+  std::vector<bool> has_name;  // whether there is a snapshot of the plan's name already
 };
 
-Task<Result<PlannedRecords>> read_planned(kv::Transaction& transaction, RecordReader& reader,
-                                          const std::vector<SnapshotPlan>& plans) {
+std::string snapshot_key(RecordReader& reader, const SnapshotPlan& plan) {
+  return reader.keys().snapshot(plan.id, plan.name.snapshot);
+}
+
+Task<Result<std::vector<VolumeRecords>>> read_records(kv::Transaction& transaction, RecordReader& reader,
+                                                      const std::vector<SnapshotPlan>& plans) {
   std::vector<std::string> volume_keys;
   std::vector<std::string> fence_keys;
-  std::vector<std::string> snapshot_keys;
   for (const SnapshotPlan& plan : plans) {
     volume_keys.push_back(reader.keys().volume(plan.id));
     fence_keys.push_back(reader.keys().fence(plan.id));
-    snapshot_keys.push_back(reader.keys().snapshot(plan.id, plan.name.snapshot));
   }
   Result<Values> volumes;
   Result<Values> fences;
-  Result<Values> snapshots;
   TaskScope reading;
-  reading.spawn(keep(reader.read_rows(transaction, volume_keys), volumes));
-  reading.spawn(keep(reader.read_rows(transaction, fence_keys), fences));
-  reading.spawn(keep(reader.read_points(transaction, snapshot_keys), snapshots));
+  reading.spawn(store_result(reader.read_rows(transaction, volume_keys), volumes));
+  reading.spawn(store_result(reader.read_rows(transaction, fence_keys), fences));
   co_await reading.join();
   if (!volumes) co_return propagate(volumes);
   if (!fences) co_return propagate(fences);
-  if (!snapshots) co_return propagate(snapshots);
-  co_return PlannedRecords{std::move(*volumes), std::move(*fences), std::move(*snapshots)};
+  std::vector<VolumeRecords> records;
+  for (size_t i = 0; i < plans.size(); ++i) {
+    const auto& volume_value = (*volumes)[i];
+    const auto& fence_value = (*fences)[i];
+    if (!volume_value || !fence_value) co_return tl::unexpected(record_missing(plans[i].name.volume));
+    ASSIGN_OR_CO_RETURN(const VolumeRecord volume, VolumeRecord::decode(*volume_value));
+    ASSIGN_OR_CO_RETURN(const FenceRecord fence, FenceRecord::decode(*fence_value));
+    records.push_back({volume, fence});
+  }
+  co_return records;
+}
+
+// The plan's key where it has to be asked for, or the names of all others, which hold if the transaction
+// commits: it reads the fence serializably, and whoever makes a snapshot writes that.
+Task<Result<void>> learn_names(kv::Transaction& transaction, RecordReader& reader, SnapshotPlan& plan,
+                               uint32_t names_limit, bool& has_name) {
+  const std::string begin = reader.keys().snapshots_begin(plan.id);
+  const std::string end = reader.keys().snapshots_end(plan.id);
+  ASSIGN_OR_CO_RETURN(
+      const kv::RangeResult page,
+      co_await transaction.get_range({begin, end}, {.rows_limit = names_limit}, kv::Isolation::snapshot));
+  NameSet names;
+  for (const kv::KeyValue& row : page.rows) {
+    if (const auto key = reader.keys().snapshot_of(row.key)) names.emplace(key->name);
+  }
+  has_name = names.contains(plan.name.snapshot);
+  if (!page.more) {
+    plan.others = std::move(names);
+    co_return Result<void>{};
+  }
+  reader.known_snapshots().give_up(plan.id);
+  const std::string key = snapshot_key(reader, plan);
+  ASSIGN_OR_CO_RETURN(const auto value, co_await transaction.get(key, kv::Isolation::serializable));
+  has_name = value.has_value();
+  co_return Result<void>{};
+}
+
+// Of many volumes: most are known not to have one.
+Task<Result<std::vector<bool>>> find_names(kv::Transaction& transaction, RecordReader& reader,
+                                           std::vector<SnapshotPlan>& plans,
+                                           const std::vector<VolumeRecords>& records) {
+  const KnownSnapshots& known = reader.known_snapshots();
+  const auto names_limit = std::min(limits::kMaxSnapshotsToLearn,
+                                    limits::kMaxKnownSnapshots / static_cast<uint32_t>(plans.size()));
+  std::deque<bool> found(plans.size());
+  std::deque<Result<void>> results(plans.size());
+  std::vector<size_t> doubtful;
+  std::vector<std::string> doubtful_keys;
+  TaskScope learning;
+  for (size_t i = 0; i < plans.size(); ++i) {
+    plans[i].others.reset();
+    const uint64_t barrier = records[i].fence.barrier;
+    if (known.lacks(plans[i].id, barrier, plans[i].name.snapshot)) continue;
+    if (known.is_worth_learning(plans[i].id, barrier)) {
+      learning.spawn(
+          store_result(learn_names(transaction, reader, plans[i], names_limit, found[i]), results[i]));
+    } else {
+      doubtful.push_back(i);
+      doubtful_keys.push_back(snapshot_key(reader, plans[i]));
+    }
+  }
+  co_await learning.join();
+  for (const Result<void>& result : results) CO_RETURN_IF_ERROR(result);
+  ASSIGN_OR_CO_RETURN(const Values values, co_await reader.read_points(transaction, doubtful_keys));
+  for (size_t i = 0; i < doubtful.size(); ++i) found[doubtful[i]] = values[i].has_value();
+  co_return std::vector<bool>(found.begin(), found.end());
+}
+
+// Of few: asked for beside the rest.
+Task<Result<std::vector<bool>>> ask_for_names(kv::Transaction& transaction, RecordReader& reader,
+                                              const std::vector<SnapshotPlan>& plans) {
+  std::vector<std::string> keys;
+  for (const SnapshotPlan& plan : plans) keys.push_back(snapshot_key(reader, plan));
+  ASSIGN_OR_CO_RETURN(const Values values, co_await reader.read_points(transaction, keys));
+  std::vector<bool> found;
+  for (const auto& value : values) found.push_back(value.has_value());
+  co_return found;
+}
+
+Task<Result<PlannedRecords>> read_planned(kv::Transaction& transaction, RecordReader& reader,
+                                          std::vector<SnapshotPlan>& plans) {
+  PlannedRecords planned;
+  if (reader.are_many(plans.size())) {
+    ASSIGN_OR_CO_RETURN(planned.volumes, co_await read_records(transaction, reader, plans));
+    ASSIGN_OR_CO_RETURN(planned.has_name, co_await find_names(transaction, reader, plans, planned.volumes));
+    co_return planned;
+  }
+  Result<std::vector<bool>> has_name;
+  TaskScope asking;
+  asking.spawn(store_result(ask_for_names(transaction, reader, plans), has_name));
+  Result<std::vector<VolumeRecords>> volumes = co_await read_records(transaction, reader, plans);
+  co_await asking.join();
+  if (!has_name) co_return propagate(has_name);
+  if (!volumes) co_return propagate(volumes);
+  co_return PlannedRecords{std::move(*volumes), std::move(*has_name)};
 }
 
 }  // namespace
@@ -59,44 +152,46 @@ Task<Result<PlannedRecords>> read_planned(kv::Transaction& transaction, RecordRe
 // owners bring them to the new ones: each write is either before the instant or behind it, on all volumes
 // alike.
 Task<Result<void>> take_snapshots(kv::Transaction& transaction, RecordReader& reader,
-                                  const std::vector<SnapshotPlan>& plans, WallTime created) {
+                                  std::vector<SnapshotPlan>& plans, WallTime created) {
   const KeySpace& keys = reader.keys();
   ASSIGN_OR_CO_RETURN(const PlannedRecords found, co_await read_planned(transaction, reader, plans));
-  std::vector<VolumeRecords> records;
   std::vector<std::string> usage_keys;
   for (size_t i = 0; i < plans.size(); ++i) {
-    const SnapshotName& name = plans[i].name;
-    const auto& volume_value = found.volumes[i];
-    const auto& fence_value = found.fences[i];
-    if (found.snapshots[i])
-      co_return fail(Errc::exists, fmt::format("snapshot \"{}\" exists already", name.full()));
-    if (!volume_value || !fence_value) co_return tl::unexpected(record_missing(name.volume));
-    ASSIGN_OR_CO_RETURN(const VolumeRecord volume, VolumeRecord::decode(*volume_value));
-    ASSIGN_OR_CO_RETURN(const FenceRecord fence, FenceRecord::decode(*fence_value));
-    records.push_back({volume, fence});
+    if (found.has_name[i])
+      co_return fail(Errc::exists, fmt::format("snapshot \"{}\" exists already", plans[i].name.full()));
     // Who has a volume open counts anew; what was counted before is nothing to pass on.
+    const FenceRecord& fence = found.volumes[i].fence;
     if (fence.is_free()) usage_keys.push_back(keys.usage(fence.top_layer));
   }
   ASSIGN_OR_CO_RETURN(const Values usages, co_await reader.read_points(transaction, usage_keys));
   auto usage = usages.begin();
   for (size_t i = 0; i < plans.size(); ++i) {
-    const VolumeRecord& volume = records[i].volume;
-    FenceRecord fence = records[i].fence;
-    ++fence.barrier;
+    SnapshotPlan& plan = plans[i];
+    const VolumeRecord& volume = found.volumes[i].volume;
+    FenceRecord fence = found.volumes[i].fence;
+    plan.sequence = ++fence.barrier;
     SnapshotRecord snapshot;
-    snapshot.layer = std::exchange(fence.top_layer, plans[i].new_top);
+    snapshot.layer = std::exchange(fence.top_layer, plan.new_top);
     snapshot.size_bytes = volume.size_bytes;
     snapshot.stale_end_bytes = volume.stale_end_bytes;
     snapshot.created = created;
-    snapshot.sequence = fence.barrier;
-    transaction.set(keys.snapshot(plans[i].id, plans[i].name.snapshot), snapshot.encode());
-    transaction.set(keys.fence(plans[i].id), fence.encode());
-    add_layer(transaction, keys, plans[i].new_top, snapshot.layer, volume);
-    if (!records[i].fence.is_free()) continue;
-    if (*usage) transaction.set(keys.usage(plans[i].new_top), **usage);
+    snapshot.sequence = plan.sequence;
+    transaction.set(keys.fence(plan.id), fence.encode());
+    transaction.set(snapshot_key(reader, plan), snapshot.encode());
+    add_layer(transaction, keys, plan.new_top, snapshot.layer, volume);
+    if (!fence.is_free()) continue;
+    if (*usage) transaction.set(keys.usage(plan.new_top), **usage);
     ++usage;
   }
   co_return Result<void>{};
+}
+
+void note_taken(RecordReader& reader, std::vector<SnapshotPlan> plans) {
+  KnownSnapshots& known = reader.known_snapshots();
+  for (SnapshotPlan& plan : plans) {
+    if (plan.others) known.learn(plan.id, plan.sequence - 1, std::move(*plan.others));
+    known.add(plan.id, plan.sequence, std::move(plan.name.snapshot));
+  }
 }
 
 void put_clone(kv::Transaction& transaction, const KeySpace& keys, const ClonePlan& plan, VolumeRecord origin,

@@ -163,6 +163,31 @@ TEST_F(FdbEngineTest, AReadUsesTheVersionOfTheLastCommitUntilItIsOld) {
   EXPECT_EQ(fake().count(fdb::kFakeReadVersions), before + 1);
 }
 
+TEST_F(FdbEngineTest, ATransactionAtARecentVersionAsksForNoneAndConflictsWithWhatCameSince) {
+  ASSERT_TRUE(put("k", "1"));
+  const int64_t before = fake().count(fdb::kFakeReadVersions);
+  const auto change = [&] {
+    const auto transaction = engine_->begin(loop_);
+    transaction->use_recent_version();
+    EXPECT_EQ(loop_.run(transaction->get("k", Isolation::serializable)).value(), "1");
+    transaction->set("k", "1");
+    return loop_.run(transaction->commit());
+  };
+  EXPECT_TRUE(change());
+  EXPECT_EQ(fake().count(fdb::kFakeReadVersions), before);
+
+  // Another client's.
+  const auto other = open_fdb_engine(options_).value();
+  const auto transaction = other->begin(loop_);
+  transaction->set("k", "2");
+  ASSERT_TRUE(loop_.run(transaction->commit()));
+  const auto late = change();
+  ASSERT_FALSE(late);
+  EXPECT_EQ(late.error().code, Errc::conflict);
+
+  EXPECT_EQ(stored("k"), "2");
+}
+
 TEST_F(FdbEngineTest, AReadAtAVersionThatIsTooOldIsDoneAgainAtANewOne) {
   ASSERT_TRUE(put("k", "1"));
   fake().set_window(100);

@@ -32,6 +32,7 @@ class FdbTransaction final : public Transaction {
   }
   Task<Result<Version>> read_version() override;
   void set_read_version(Version version) override;
+  void use_recent_version() override;
   Task<Result<std::optional<std::string>>> get(std::string_view key, Isolation isolation) override;
   Task<Result<RangeResult>> get_range(KeyRange range, RangeOptions options, Isolation isolation) override;
   void set(std::string_view key, std::string_view value) override;
@@ -90,6 +91,14 @@ void FdbTransaction::set_read_version(Version version) {
   read_version_ = version;
   is_version_given_ = true;
   api().transaction_set_read_version(transaction_.get(), version);
+}
+
+// Not held back when it commits: it is one of few, and somebody waits for it.
+void FdbTransaction::use_recent_version() {
+  const std::optional<Version> version = client_.read_versions.fresh();
+  if (failure_ || !version) return;
+  read_version_ = *version;
+  api().transaction_set_read_version(transaction_.get(), *version);
 }
 
 Task<Result<std::optional<std::string>>> FdbTransaction::get(std::string_view key, Isolation isolation) {

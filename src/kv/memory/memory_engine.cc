@@ -36,6 +36,8 @@ class MemoryEngineImpl final : public MemoryEngine {
 
   MemoryDisk& disk() { return *disk_; }
   MemoryFaults& plan() { return faults_; }
+  // Of the last commit through this engine; 0 before that.
+  Version last_commit() const { return last_commit_; }
   // Lets others run, and time pass: `part` of a drawn latency.
   Task<void> pause(Executor& executor, Duration delay) const;
   Duration draw_half_latency() { return faults_.draw_latency() / 2; }
@@ -54,6 +56,7 @@ class MemoryEngineImpl final : public MemoryEngine {
   MemoryFaults faults_;
   std::atomic<bool> crashed_ = false;
   std::atomic<bool> sync_failed_ = false;
+  std::atomic<Version> last_commit_ = 0;
 };
 
 class MemoryTransaction final : public Transaction {
@@ -62,6 +65,9 @@ class MemoryTransaction final : public Transaction {
 
   Task<Result<Version>> read_version() override;
   void set_read_version(Version version) override { request_.read_version = version; }
+  void use_recent_version() override {
+    if (const Version version = engine_.last_commit(); version > 0) request_.read_version = version;
+  }
   Task<Result<std::optional<std::string>>> get(std::string_view key, Isolation isolation) override;
   Task<Result<RangeResult>> get_range(KeyRange range, RangeOptions options, Isolation isolation) override;
 
@@ -193,6 +199,7 @@ Task<Result<Version>> MemoryEngineImpl::commit(Executor& executor, CommitRequest
   co_await pause(executor, delay);
   CO_RETURN_IF_ERROR(check_writable());
   Result<Version> version = commit_with_faults(std::move(request));
+  if (version) last_commit_ = *version;
   co_await pause(executor, delay);
   if (version && crashed_) co_return fail(Errc::unknown_result, "the store in memory crashed meanwhile");
   co_return version;

@@ -1,0 +1,53 @@
+#include "volume/known_snapshots.h"
+
+#include <utility>
+
+#include "base/limits.h"
+
+namespace fdbnbd::volume {
+
+bool KnownSnapshots::is_worth_learning(VolumeId volume, uint64_t barrier) const {
+  const auto found = volumes_.find(volume);
+  if (found == volumes_.end()) return true;
+  return found->second.barrier && *found->second.barrier != barrier;
+}
+
+bool KnownSnapshots::lacks(VolumeId volume, uint64_t barrier, std::string_view name) const {
+  const auto found = volumes_.find(volume);
+  return found != volumes_.end() && found->second.barrier == barrier && !found->second.names.contains(name);
+}
+
+void KnownSnapshots::learn(VolumeId volume, uint64_t barrier, NameSet names) {
+  forget(volume);
+  if (names.size() > limits::kMaxKnownSnapshots) return;
+  // All of it can be read again.
+  if (names_count_ + names.size() > limits::kMaxKnownSnapshots) {
+    volumes_.clear();
+    names_count_ = 0;
+  }
+  names_count_ += names.size();
+  volumes_.insert_or_assign(volume, Known{barrier, std::move(names)});
+}
+
+void KnownSnapshots::give_up(VolumeId volume) {
+  forget(volume);
+  volumes_[volume] = {};
+}
+
+void KnownSnapshots::add(VolumeId volume, uint64_t barrier, std::string name) {
+  const auto found = volumes_.find(volume);
+  if (found == volumes_.end() || !found->second.barrier) return;
+  const bool follows = *found->second.barrier + 1 == barrier;
+  if (!follows || names_count_ == limits::kMaxKnownSnapshots) return forget(volume);
+  found->second.barrier = barrier;
+  if (found->second.names.insert(std::move(name)).second) ++names_count_;
+}
+
+void KnownSnapshots::forget(VolumeId volume) {
+  const auto found = volumes_.find(volume);
+  if (found == volumes_.end()) return;
+  names_count_ -= found->second.names.size();
+  volumes_.erase(found);
+}
+
+}  // namespace fdbnbd::volume
