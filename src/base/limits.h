@@ -103,7 +103,7 @@ inline constexpr auto kTakeoverGrace = std::chrono::seconds(60);  // for the cli
 // Snapshots.
 inline constexpr uint32_t kMaxVolumesPerSnapshot = 1000;   // of one instant
 inline constexpr uint32_t kMaxKnownSnapshots = 100'000;    // whose names are kept in memory
-inline constexpr uint32_t kMaxSnapshotsToLearn = 1000;     // of one volume
+inline constexpr uint32_t kMaxSnapshotsToLearn = 100;      // of one volume
 inline constexpr uint32_t kMaxGroupMembers = 256;          // which are rolled back in one transaction
 inline constexpr uint32_t kMaxSnapshotsPerRemoval = 1000;  // of one transaction
 inline constexpr uint64_t kMergeStepBytes = 256 * kKiB;    // of blocks that one step moves to another layer

@@ -74,9 +74,9 @@ class Transaction {
   virtual void set_read_version(Version version) = 0;
 
   // Before anything else is asked of it: reads may see the store as it was some seconds ago, where that saves
-  // asking for a version. What was read serializably is proven by a commit that changes something, and by
-  // nothing else.
-  virtual void use_recent_version() {}
+  // asking for a version; whether they do. Then what was read serializably is proven by a commit that changes
+  // something, and by nothing else.
+  virtual bool use_recent_version() { return false; }
 
   // `key` and the range's bounds must live until the task is done. Errc::unavailable where the read version
   // is too old (the caller starts again); Errc::corruption, Errc::io from the store.

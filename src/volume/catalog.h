@@ -108,7 +108,7 @@ class Catalog final : public Store {
 
   // catalog_snapshots.cc
   Task<Result<std::vector<SnapshotPlan>>> identify(kv::Transaction& transaction,
-                                                   std::vector<SnapshotPlan> plans);
+                                                   std::vector<SnapshotPlan> plans, RowConflicts conflicts);
   Task<Result<std::vector<SnapshotPlan>>> snapshot_in(kv::Transaction& transaction,
                                                       std::vector<SnapshotPlan> plans, WallTime created);
   Task<Result<std::vector<SnapshotPlan>>> snapshot_guessed(kv::Transaction& transaction,

@@ -56,10 +56,12 @@ Task<Result<void>> Catalog::snapshot(std::vector<std::string> names, std::option
 
 // The plans, with the volumes that their names stand for.
 Task<Result<std::vector<SnapshotPlan>>> Catalog::identify(kv::Transaction& transaction,
-                                                          std::vector<SnapshotPlan> plans) {
+                                                          std::vector<SnapshotPlan> plans,
+                                                          RowConflicts conflicts) {
   std::vector<std::string> wanted;
   for (const SnapshotPlan& plan : plans) wanted.push_back(keys_.name(plan.name.volume));
-  ASSIGN_OR_CO_RETURN(const RecordReader::Values names, co_await records_.read_rows(transaction, wanted));
+  ASSIGN_OR_CO_RETURN(const RecordReader::Values names,
+                      co_await records_.read_rows(transaction, wanted, conflicts));
   for (size_t i = 0; i < plans.size(); ++i) {
     if (!names[i]) co_return tl::unexpected(no_volume(plans[i].name.volume));
     ASSIGN_OR_CO_RETURN(const NameRecord record, NameRecord::decode(*names[i]));
@@ -71,8 +73,8 @@ Task<Result<std::vector<SnapshotPlan>>> Catalog::identify(kv::Transaction& trans
 Task<Result<std::vector<SnapshotPlan>>> Catalog::snapshot_in(kv::Transaction& transaction,
                                                              std::vector<SnapshotPlan> plans,
                                                              WallTime created) {
-  ASSIGN_OR_CO_RETURN(plans, co_await identify(transaction, std::move(plans)));
-  CO_RETURN_IF_ERROR(co_await take_snapshots(transaction, records_, plans, created));
+  ASSIGN_OR_CO_RETURN(plans, co_await identify(transaction, std::move(plans), RowConflicts::of_each));
+  CO_RETURN_IF_ERROR(co_await take_snapshots(transaction, records_, plans, created, RowConflicts::of_each));
   co_return plans;
 }
 
@@ -80,12 +82,14 @@ Task<Result<std::vector<SnapshotPlan>>> Catalog::snapshot_in(kv::Transaction& tr
 Task<Result<std::vector<SnapshotPlan>>> Catalog::snapshot_guessed(kv::Transaction& transaction,
                                                                   std::vector<SnapshotPlan> plans,
                                                                   WallTime created) {
+  // Made once: where volumes come and go all the time, the next attempt conflicts with less.
+  constexpr RowConflicts kConflicts = RowConflicts::of_runs;
   auto version = co_await transaction.read_version();
   if (!version) co_return propagate(version);
   Result<std::vector<SnapshotPlan>> identified;
   TaskScope reading;
-  reading.spawn(store_result(identify(transaction, plans), identified));
-  const Result<void> taken = co_await take_snapshots(transaction, records_, plans, created);
+  reading.spawn(store_result(identify(transaction, plans, kConflicts), identified));
+  const Result<void> taken = co_await take_snapshots(transaction, records_, plans, created, kConflicts);
   co_await reading.join();
   if (!identified) co_return identified;
   if (!std::ranges::equal(*identified, plans, {}, &SnapshotPlan::id, &SnapshotPlan::id))

@@ -195,7 +195,10 @@ Task<Result<void>> Groups::snapshot(std::string name) {
   ASSIGN_OR_CO_RETURN(const SnapshotName parsed, parse_snapshot_name(name));
   ASSIGN_OR_CO_RETURN(const Names names, co_await read_names());
   const WallTime created = records_.executor().clock().wall_now();
-  auto body = [&](kv::Transaction& transaction) { return snapshot_in(transaction, parsed, names, created); };
+  auto conflicts = RowConflicts::of_runs;
+  auto body = [&](kv::Transaction& transaction) {
+    return snapshot_in(transaction, parsed, names, created, std::exchange(conflicts, RowConflicts::of_each));
+  };
   ASSIGN_OR_CO_RETURN(
       auto taken, co_await records_.decide<std::vector<SnapshotPlan>>(body, FirstRead::at_recent_version));
   for (const SnapshotPlan& plan : taken) open_volumes_.note_snapshot(plan.id);
@@ -205,7 +208,7 @@ Task<Result<void>> Groups::snapshot(std::string name) {
 
 Task<Result<std::vector<SnapshotPlan>>> Groups::snapshot_in(kv::Transaction& transaction,
                                                             const SnapshotName& name, const Names& names,
-                                                            WallTime created) {
+                                                            WallTime created, RowConflicts conflicts) {
   ASSIGN_OR_CO_RETURN(const auto members, co_await load_members(transaction, name.volume));
   std::vector<SnapshotPlan> plans;
   for (const VolumeId id : members) {
@@ -213,7 +216,7 @@ Task<Result<std::vector<SnapshotPlan>>> Groups::snapshot_in(kv::Transaction& tra
                      .name = {.volume = name_in(names, id), .snapshot = name.snapshot},
                      .new_top = new_layer()});
   }
-  CO_RETURN_IF_ERROR(co_await take_snapshots(transaction, records_, plans, created));
+  CO_RETURN_IF_ERROR(co_await take_snapshots(transaction, records_, plans, created, conflicts));
   co_return plans;
 }
 

@@ -48,7 +48,8 @@ class Groups {
   Task<Result<void>> change_in(kv::Transaction& transaction, const std::string& name,
                                const GroupChange& change);
   Task<Result<std::vector<SnapshotPlan>>> snapshot_in(kv::Transaction& transaction, const SnapshotName& name,
-                                                      const Names& names, WallTime created);
+                                                      const Names& names, WallTime created,
+                                                      RowConflicts conflicts);
   Task<Result<void>> rollback_in(kv::Transaction& transaction, const SnapshotName& name,
                                  const std::vector<RollbackPlan>& plans);
 

@@ -55,7 +55,7 @@ class InterposedEngine final : public kv::Engine {
     void set_background() override { inner_->set_background(); }
     Task<Result<kv::Version>> read_version() override { return inner_->read_version(); }
     void set_read_version(kv::Version version) override { inner_->set_read_version(version); }
-    void use_recent_version() override { inner_->use_recent_version(); }
+    bool use_recent_version() override { return inner_->use_recent_version(); }
     Task<Result<std::optional<std::string>>> get(std::string_view key, kv::Isolation isolation) override {
       return inner_->get(key, isolation);
     }

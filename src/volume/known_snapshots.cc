@@ -6,18 +6,18 @@
 
 namespace fdbnbd::volume {
 
-bool KnownSnapshots::is_worth_learning(VolumeId volume, uint64_t barrier) const {
+bool KnownSnapshots::is_worth_learning(VolumeId volume, LayerId top) const {
   const auto found = volumes_.find(volume);
   if (found == volumes_.end()) return true;
-  return found->second.barrier && *found->second.barrier != barrier;
+  return found->second.top && *found->second.top != top;
 }
 
-bool KnownSnapshots::lacks(VolumeId volume, uint64_t barrier, std::string_view name) const {
+bool KnownSnapshots::lacks(VolumeId volume, LayerId top, std::string_view name) const {
   const auto found = volumes_.find(volume);
-  return found != volumes_.end() && found->second.barrier == barrier && !found->second.names.contains(name);
+  return found != volumes_.end() && found->second.top == top && !found->second.names.contains(name);
 }
 
-void KnownSnapshots::learn(VolumeId volume, uint64_t barrier, NameSet names) {
+void KnownSnapshots::learn(VolumeId volume, LayerId top, NameSet names) {
   forget(volume);
   if (names.size() > limits::kMaxKnownSnapshots) return;
   // All of it can be read again.
@@ -26,7 +26,7 @@ void KnownSnapshots::learn(VolumeId volume, uint64_t barrier, NameSet names) {
     names_count_ = 0;
   }
   names_count_ += names.size();
-  volumes_.insert_or_assign(volume, Known{barrier, std::move(names)});
+  volumes_.insert_or_assign(volume, Known{top, std::move(names)});
 }
 
 void KnownSnapshots::give_up(VolumeId volume) {
@@ -34,12 +34,11 @@ void KnownSnapshots::give_up(VolumeId volume) {
   volumes_[volume] = {};
 }
 
-void KnownSnapshots::add(VolumeId volume, uint64_t barrier, std::string name) {
+void KnownSnapshots::add(VolumeId volume, LayerId old_top, LayerId new_top, std::string name) {
   const auto found = volumes_.find(volume);
-  if (found == volumes_.end() || !found->second.barrier) return;
-  const bool follows = *found->second.barrier + 1 == barrier;
-  if (!follows || names_count_ == limits::kMaxKnownSnapshots) return forget(volume);
-  found->second.barrier = barrier;
+  if (found == volumes_.end() || !found->second.top) return;
+  if (*found->second.top != old_top || names_count_ == limits::kMaxKnownSnapshots) return forget(volume);
+  found->second.top = new_top;
   if (found->second.names.insert(std::move(name)).second) ++names_count_;
 }
 

@@ -1,7 +1,6 @@
 #pragma once
 
 #include <cstddef>
-#include <cstdint>
 #include <functional>
 #include <map>
 #include <optional>
@@ -16,25 +15,26 @@ namespace fdbnbd::volume {
 using NameSet = std::set<std::string, std::less<>>;
 
 // Names of snapshots that volumes have, so that taking one of many volumes need not ask for each whether the
-// name is free. What is known holds while the volume's fence record has the barrier that it had then: whoever
-// makes a snapshot raises it. Names that have gone since are no harm, so nobody has to tell of them.
+// name is free. What is known holds while the volume has the top layer that it had then: whoever makes a
+// snapshot gives it another one, with an id that no layer had before. Names that have gone since are no harm,
+// so nobody has to tell of them.
 class KnownSnapshots {
  public:
-  // Whether the volume surely has no snapshot of that name while its fence has this barrier.
-  bool lacks(VolumeId volume, uint64_t barrier, std::string_view name) const;
+  // Whether the volume surely has no snapshot of that name while this is its top layer.
+  bool lacks(VolumeId volume, LayerId top, std::string_view name) const;
   // Whether learn() would tell something: not all is known that it may have, and it does not have too many.
-  bool is_worth_learning(VolumeId volume, uint64_t barrier) const;
+  bool is_worth_learning(VolumeId volume, LayerId top) const;
 
-  // Those are all the names that it had at this barrier.
-  void learn(VolumeId volume, uint64_t barrier, NameSet names);
+  // Those are all the names that it had while this was its top layer.
+  void learn(VolumeId volume, LayerId top, NameSet names);
   // It has more than are worth being kept.
   void give_up(VolumeId volume);
-  // The snapshot was taken, which raised the barrier to this.
-  void add(VolumeId volume, uint64_t barrier, std::string name);
+  // The snapshot was taken, which made the one layer from the other the top.
+  void add(VolumeId volume, LayerId old_top, LayerId new_top, std::string name);
 
  private:
   struct Known {
-    std::optional<uint64_t> barrier;  // nothing: given up
+    std::optional<LayerId> top;  // nothing: given up
     NameSet names;
   };
   void forget(VolumeId volume);

@@ -9,44 +9,48 @@ namespace fdbnbd::volume {
 namespace {
 
 constexpr VolumeId kVolume{7};
+constexpr LayerId kTop{10};
+constexpr LayerId kNext{11};
 
 TEST(KnownSnapshots, ANameIsLackingOnlyWhereAllAreKnown) {
   KnownSnapshots known;
-  EXPECT_FALSE(known.lacks(kVolume, 0, "a"));
-  known.learn(kVolume, 4, {"a", "b"});
-  EXPECT_FALSE(known.is_worth_learning(kVolume, 4));
-  EXPECT_FALSE(known.lacks(kVolume, 4, "a"));
-  EXPECT_TRUE(known.lacks(kVolume, 4, "c"));
-  EXPECT_FALSE(known.lacks(VolumeId{8}, 4, "c"));
+  EXPECT_FALSE(known.lacks(kVolume, kTop, "a"));
+  EXPECT_TRUE(known.is_worth_learning(kVolume, kTop));
+  known.learn(kVolume, kTop, {"a", "b"});
+  EXPECT_FALSE(known.is_worth_learning(kVolume, kTop));
+  EXPECT_FALSE(known.lacks(kVolume, kTop, "a"));
+  EXPECT_TRUE(known.lacks(kVolume, kTop, "c"));
+  EXPECT_FALSE(known.lacks(VolumeId{8}, kTop, "c"));
 }
 
 TEST(KnownSnapshots, NothingIsKnownOnceSomebodyElseMayHaveTakenOne) {
   KnownSnapshots known;
-  known.learn(kVolume, 4, {"a"});
-  EXPECT_FALSE(known.lacks(kVolume, 5, "c"));
-  known.add(kVolume, 6, "c");  // what was taken at 5?
-  for (const uint64_t barrier : {4, 5, 6}) EXPECT_TRUE(known.is_worth_learning(kVolume, barrier)) << barrier;
+  known.learn(kVolume, kTop, {"a"});
+  EXPECT_FALSE(known.lacks(kVolume, kNext, "c"));
+  EXPECT_TRUE(known.is_worth_learning(kVolume, kNext));
+  known.add(kVolume, kNext, LayerId{12}, "c");  // what was taken when that became the top?
+  for (const LayerId top : {kTop, kNext, LayerId{12}}) EXPECT_TRUE(known.is_worth_learning(kVolume, top));
 }
 
 TEST(KnownSnapshots, WhatIsTakenHereIsKnown) {
   KnownSnapshots known;
-  known.add(kVolume, 1, "a");  // there may be others
-  EXPECT_TRUE(known.is_worth_learning(kVolume, 1));
-  known.learn(kVolume, 1, {"a"});
-  known.add(kVolume, 2, "b");
-  EXPECT_FALSE(known.lacks(kVolume, 2, "a"));
-  EXPECT_FALSE(known.lacks(kVolume, 2, "b"));
-  EXPECT_TRUE(known.lacks(kVolume, 2, "c"));
+  known.add(kVolume, LayerId{9}, kTop, "a");  // there may be others
+  EXPECT_TRUE(known.is_worth_learning(kVolume, kTop));
+  known.learn(kVolume, kTop, {"a"});
+  known.add(kVolume, kTop, kNext, "b");
+  EXPECT_FALSE(known.lacks(kVolume, kNext, "a"));
+  EXPECT_FALSE(known.lacks(kVolume, kNext, "b"));
+  EXPECT_TRUE(known.lacks(kVolume, kNext, "c"));
 }
 
 TEST(KnownSnapshots, AVolumeWithTooManyIsAskedEachTime) {
   KnownSnapshots known;
-  known.learn(kVolume, 1, {"a"});
+  known.learn(kVolume, kTop, {"a"});
   known.give_up(kVolume);
-  known.add(kVolume, 2, "b");
-  for (const uint64_t barrier : {0, 1, 2}) {
-    EXPECT_FALSE(known.is_worth_learning(kVolume, barrier));
-    EXPECT_FALSE(known.lacks(kVolume, barrier, "c"));
+  known.add(kVolume, kTop, kNext, "b");
+  for (const LayerId top : {kTop, kNext}) {
+    EXPECT_FALSE(known.is_worth_learning(kVolume, top));
+    EXPECT_FALSE(known.lacks(kVolume, top, "c"));
   }
 }
 
@@ -58,18 +62,18 @@ TEST(KnownSnapshots, NoMoreNamesAreKeptThanTheirBound) {
     for (uint32_t i = 0; i < each; ++i) set.insert(fmt::format("{}", i));
     return set;
   };
-  for (uint64_t volume = 1; volume <= 4; ++volume) known.learn(VolumeId{volume}, 1, names());
-  EXPECT_FALSE(known.is_worth_learning(VolumeId{1}, 1));
+  const auto is_known = [&](uint64_t volume) { return known.lacks(VolumeId{volume}, kTop, "none"); };
+  for (uint64_t volume = 1; volume <= 4; ++volume) known.learn(VolumeId{volume}, kTop, names());
+  EXPECT_TRUE(is_known(1));
   // One more has no room.
-  known.add(VolumeId{1}, 2, "one more");
-  EXPECT_TRUE(known.is_worth_learning(VolumeId{1}, 2));
+  known.add(VolumeId{1}, kTop, kNext, "one more");
+  EXPECT_FALSE(known.lacks(VolumeId{1}, kNext, "none"));
   // Its place can be taken, and only that; what is learned beyond it takes the place of all others.
-  known.learn(VolumeId{5}, 1, names());
-  EXPECT_FALSE(known.is_worth_learning(VolumeId{2}, 1));
-  known.learn(VolumeId{6}, 1, names());
-  EXPECT_FALSE(known.is_worth_learning(VolumeId{6}, 1));
-  for (uint64_t volume = 1; volume <= 5; ++volume)
-    EXPECT_TRUE(known.is_worth_learning(VolumeId{volume}, 1)) << volume;
+  known.learn(VolumeId{5}, kTop, names());
+  EXPECT_TRUE(is_known(2));
+  known.learn(VolumeId{6}, kTop, names());
+  EXPECT_TRUE(is_known(6));
+  for (uint64_t volume = 1; volume <= 5; ++volume) EXPECT_FALSE(is_known(volume)) << volume;
 }
 
 }  // namespace

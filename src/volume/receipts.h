@@ -101,8 +101,8 @@ class Receipts {
   template <typename T, typename Body>
   Task<Result<T>> attempt_in(kv::Transaction& transaction, Decision<T>& decision, Body& body) {
     const auto attempts_count = static_cast<uint32_t>(decision.in_doubt.size());
-    const bool reads_recent = std::exchange(decision.may_read_recent, false);
-    if (reads_recent) transaction.use_recent_version();
+    const bool reads_recent =
+        std::exchange(decision.may_read_recent, false) && transaction.use_recent_version();
     ASSIGN_OR_CO_RETURN(const auto happened, co_await find(transaction, decision, attempts_count));
     if (happened) co_return decision.in_doubt[*happened];
     decision.last = co_await body(transaction);

@@ -254,7 +254,8 @@ bool RecordReader::are_many(size_t keys_count) const {
 }
 
 Task<Result<RecordReader::Values>> RecordReader::read_rows(kv::Transaction& transaction,
-                                                           const std::vector<std::string>& keys) {
+                                                           const std::vector<std::string>& keys,
+                                                           RowConflicts conflicts) {
   if (!are_many(keys.size())) co_return co_await read_points(transaction, keys);
   std::map<std::string_view, size_t> wanted;
   for (size_t i = 0; i < keys.size(); ++i) wanted.emplace(keys[i], i);
@@ -276,13 +277,13 @@ Task<Result<RecordReader::Values>> RecordReader::read_rows(kv::Transaction& tran
   // What the page did not reach.
   auto left = wanted.end();
   if (page->more) left = page->rows.empty() ? wanted.begin() : wanted.upper_bound(page->rows.back().key);
-  // Keys with no other row between them are one conflict range: each costs the cluster as much as a row.
+  const bool in_runs = conflicts == RowConflicts::of_runs;
   auto other = others.begin();
   for (auto key = wanted.begin(); key != left;) {
     const std::string_view first = key->first;
     std::string_view last = first;
     other = std::lower_bound(other, others.end(), first);
-    while (++key != left && (other == others.end() || key->first < *other)) last = key->first;
+    while (++key != left && in_runs && (other == others.end() || key->first < *other)) last = key->first;
     const std::string behind = key_after(last);
     transaction.add_read_conflict({first, behind});
   }

@@ -48,6 +48,14 @@ Task<Result<std::optional<Record>>> get_record(kv::Transaction& transaction, std
   co_return std::optional<Record>(std::move(record));
 }
 
+// What a transaction that reads many rows conflicts with.
+enum class RowConflicts : uint8_t {
+  of_each,
+  // Also with new rows between neighbours that it reads: one range for all of them, which costs the cluster
+  // as little as one row.
+  of_runs,
+};
+
 // Finds and decodes the records of a store. What takes a transaction reads serializably, so that the
 // transaction commits only where it still holds; the rest runs a transaction of its own. Names in arguments
 // are for the errors: not_found where there is no such thing, corruption, newer_format. On the executor's
@@ -122,8 +130,9 @@ class RecordReader {
   using Values = std::vector<std::optional<std::string>>;
   Task<Result<Values>> read_points(kv::Transaction& transaction, const std::vector<std::string>& keys);
   // The same for keys of one kind of which each volume has one: many of them are found faster in a range with
-  // others than one by one. The transaction may also conflict with a new row between those it wants.
-  Task<Result<Values>> read_rows(kv::Transaction& transaction, const std::vector<std::string>& keys);
+  // others than one by one.
+  Task<Result<Values>> read_rows(kv::Transaction& transaction, const std::vector<std::string>& keys,
+                                 RowConflicts conflicts = RowConflicts::of_each);
 
  private:
   Task<Result<VolumeRecords>> load_any(kv::Transaction& transaction, VolumeId id, const std::string& name);

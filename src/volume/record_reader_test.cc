@@ -48,9 +48,10 @@ class RecordReaderTest : public testing::Test {
   }
 
   // Whether a transaction that read rows commits when `changed_key` has changed since.
-  bool commits_beside(const std::vector<std::string>& keys, const std::string& changed_key) {
+  bool commits_beside(const std::vector<std::string>& keys, const std::string& changed_key,
+                      RowConflicts conflicts) {
     const auto transaction = engine_->begin(loop_);
-    EXPECT_TRUE(loop_.run(reader_.read_rows(*transaction, keys)));
+    EXPECT_TRUE(loop_.run(reader_.read_rows(*transaction, keys, conflicts)));
     changed(changed_key);
     transaction->set(keys_.name("another"), "");
     return loop_.run(transaction->commit()).has_value();
@@ -79,12 +80,21 @@ TEST_F(RecordReaderTest, RowsAreWhatPointsAre) {
 
 TEST_F(RecordReaderTest, WhatWasReadInARangeConflictsAsIfReadAlone) {
   const std::vector<std::string> keys = wanted(40, 25);
-  for (const std::string& key : keys) {
-    SCOPED_TRACE(key);
-    EXPECT_FALSE(commits_beside(keys, key));
+  for (const RowConflicts conflicts : {RowConflicts::of_each, RowConflicts::of_runs}) {
+    for (const std::string& key : keys) {
+      SCOPED_TRACE(key);
+      EXPECT_FALSE(commits_beside(keys, key, conflicts));
+    }
+    EXPECT_TRUE(commits_beside(keys, key(1), conflicts));    // between two that were read
+    EXPECT_TRUE(commits_beside(keys, key(974), conflicts));  // the same behind the range
   }
-  EXPECT_TRUE(commits_beside(keys, key(1)));    // between two that were read
-  EXPECT_TRUE(commits_beside(keys, key(974)));  // the same behind the range
+}
+
+TEST_F(RecordReaderTest, ARunOfNeighboursAlsoConflictsWithWhatComesBetween) {
+  const std::vector<std::string> keys = wanted(40, 1);
+  for (const std::string& key : keys) EXPECT_FALSE(commits_beside(keys, key, RowConflicts::of_runs)) << key;
+  EXPECT_TRUE(commits_beside(keys, key(3) + "new", RowConflicts::of_each));
+  EXPECT_FALSE(commits_beside(keys, key(7) + "new", RowConflicts::of_runs));
 }
 
 }  // namespace

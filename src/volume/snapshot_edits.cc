@@ -2,7 +2,6 @@
 
 #include <fmt/core.h>
 
-#include <algorithm>
 #include <deque>
 #include <optional>
 #include <string>
@@ -10,6 +9,7 @@
 #include <vector>
 
 #include "async/scope.h"
+#include "async/semaphore.h"
 #include "base/limits.h"
 #include "volume/layer_edits.h"
 
@@ -34,7 +34,8 @@ std::string snapshot_key(RecordReader& reader, const SnapshotPlan& plan) {
 }
 
 Task<Result<std::vector<VolumeRecords>>> read_records(kv::Transaction& transaction, RecordReader& reader,
-                                                      const std::vector<SnapshotPlan>& plans) {
+                                                      const std::vector<SnapshotPlan>& plans,
+                                                      RowConflicts conflicts) {
   std::vector<std::string> volume_keys;
   std::vector<std::string> fence_keys;
   for (const SnapshotPlan& plan : plans) {
@@ -44,8 +45,8 @@ Task<Result<std::vector<VolumeRecords>>> read_records(kv::Transaction& transacti
   Result<Values> volumes;
   Result<Values> fences;
   TaskScope reading;
-  reading.spawn(store_result(reader.read_rows(transaction, volume_keys), volumes));
-  reading.spawn(store_result(reader.read_rows(transaction, fence_keys), fences));
+  reading.spawn(store_result(reader.read_rows(transaction, volume_keys, conflicts), volumes));
+  reading.spawn(store_result(reader.read_rows(transaction, fence_keys, conflicts), fences));
   co_await reading.join();
   if (!volumes) co_return propagate(volumes);
   if (!fences) co_return propagate(fences);
@@ -61,28 +62,26 @@ Task<Result<std::vector<VolumeRecords>>> read_records(kv::Transaction& transacti
   co_return records;
 }
 
-// The plan's key where it has to be asked for, or the names of all others, which hold if the transaction
-// commits: it reads the fence serializably, and whoever makes a snapshot writes that.
+// The names of all snapshots, unless they are too many. What is found holds if the transaction commits: it
+// reads the fence serializably, and whoever makes a snapshot writes that.
 Task<Result<void>> learn_names(kv::Transaction& transaction, RecordReader& reader, SnapshotPlan& plan,
-                               uint32_t names_limit, bool& has_name) {
+                               Semaphore& reads) {
+  Semaphore::Slot slot(reads);
+  co_await slot.acquire();
   const std::string begin = reader.keys().snapshots_begin(plan.id);
   const std::string end = reader.keys().snapshots_end(plan.id);
   ASSIGN_OR_CO_RETURN(
       const kv::RangeResult page,
-      co_await transaction.get_range({begin, end}, {.rows_limit = names_limit}, kv::Isolation::snapshot));
-  NameSet names;
-  for (const kv::KeyValue& row : page.rows) {
-    if (const auto key = reader.keys().snapshot_of(row.key)) names.emplace(key->name);
-  }
-  has_name = names.contains(plan.name.snapshot);
-  if (!page.more) {
-    plan.others = std::move(names);
+      co_await transaction.get_range({begin, end}, {.rows_limit = limits::kMaxSnapshotsToLearn},
+                                     kv::Isolation::snapshot));
+  if (page.more) {
+    reader.known_snapshots().give_up(plan.id);
     co_return Result<void>{};
   }
-  reader.known_snapshots().give_up(plan.id);
-  const std::string key = snapshot_key(reader, plan);
-  ASSIGN_OR_CO_RETURN(const auto value, co_await transaction.get(key, kv::Isolation::serializable));
-  has_name = value.has_value();
+  plan.others = std::make_shared<NameSet>();
+  for (const kv::KeyValue& row : page.rows) {
+    if (const auto key = reader.keys().snapshot_of(row.key)) plan.others->emplace(key->name);
+  }
   co_return Result<void>{};
 }
 
@@ -91,30 +90,32 @@ Task<Result<std::vector<bool>>> find_names(kv::Transaction& transaction, RecordR
                                            std::vector<SnapshotPlan>& plans,
                                            const std::vector<VolumeRecords>& records) {
   const KnownSnapshots& known = reader.known_snapshots();
-  const auto names_limit = std::min(limits::kMaxSnapshotsToLearn,
-                                    limits::kMaxKnownSnapshots / static_cast<uint32_t>(plans.size()));
-  std::deque<bool> found(plans.size());
+  const auto top = [&](size_t i) { return records[i].fence.top_layer; };
   std::deque<Result<void>> results(plans.size());
-  std::vector<size_t> doubtful;
-  std::vector<std::string> doubtful_keys;
+  Semaphore reads(limits::kSnapshotReadsInFlight);
   TaskScope learning;
   for (size_t i = 0; i < plans.size(); ++i) {
     plans[i].others.reset();
-    const uint64_t barrier = records[i].fence.barrier;
-    if (known.lacks(plans[i].id, barrier, plans[i].name.snapshot)) continue;
-    if (known.is_worth_learning(plans[i].id, barrier)) {
-      learning.spawn(
-          store_result(learn_names(transaction, reader, plans[i], names_limit, found[i]), results[i]));
-    } else {
+    if (known.is_worth_learning(plans[i].id, top(i)))
+      learning.spawn(store_result(learn_names(transaction, reader, plans[i], reads), results[i]));
+  }
+  co_await learning.join();
+  for (const Result<void>& result : results) CO_RETURN_IF_ERROR(result);
+  std::vector<bool> found(plans.size());
+  std::vector<size_t> doubtful;
+  std::vector<std::string> doubtful_keys;
+  for (size_t i = 0; i < plans.size(); ++i) {
+    const std::string& name = plans[i].name.snapshot;
+    if (plans[i].others) {
+      found[i] = plans[i].others->contains(name);
+    } else if (!known.lacks(plans[i].id, top(i), name)) {
       doubtful.push_back(i);
       doubtful_keys.push_back(snapshot_key(reader, plans[i]));
     }
   }
-  co_await learning.join();
-  for (const Result<void>& result : results) CO_RETURN_IF_ERROR(result);
   ASSIGN_OR_CO_RETURN(const Values values, co_await reader.read_points(transaction, doubtful_keys));
   for (size_t i = 0; i < doubtful.size(); ++i) found[doubtful[i]] = values[i].has_value();
-  co_return std::vector<bool>(found.begin(), found.end());
+  co_return found;
 }
 
 // Of few: asked for beside the rest.
@@ -129,17 +130,17 @@ Task<Result<std::vector<bool>>> ask_for_names(kv::Transaction& transaction, Reco
 }
 
 Task<Result<PlannedRecords>> read_planned(kv::Transaction& transaction, RecordReader& reader,
-                                          std::vector<SnapshotPlan>& plans) {
+                                          std::vector<SnapshotPlan>& plans, RowConflicts conflicts) {
   PlannedRecords planned;
   if (reader.are_many(plans.size())) {
-    ASSIGN_OR_CO_RETURN(planned.volumes, co_await read_records(transaction, reader, plans));
+    ASSIGN_OR_CO_RETURN(planned.volumes, co_await read_records(transaction, reader, plans, conflicts));
     ASSIGN_OR_CO_RETURN(planned.has_name, co_await find_names(transaction, reader, plans, planned.volumes));
     co_return planned;
   }
   Result<std::vector<bool>> has_name;
   TaskScope asking;
   asking.spawn(store_result(ask_for_names(transaction, reader, plans), has_name));
-  Result<std::vector<VolumeRecords>> volumes = co_await read_records(transaction, reader, plans);
+  Result<std::vector<VolumeRecords>> volumes = co_await read_records(transaction, reader, plans, conflicts);
   co_await asking.join();
   if (!has_name) co_return propagate(has_name);
   if (!volumes) co_return propagate(volumes);
@@ -152,9 +153,11 @@ Task<Result<PlannedRecords>> read_planned(kv::Transaction& transaction, RecordRe
 // owners bring them to the new ones: each write is either before the instant or behind it, on all volumes
 // alike.
 Task<Result<void>> take_snapshots(kv::Transaction& transaction, RecordReader& reader,
-                                  std::vector<SnapshotPlan>& plans, WallTime created) {
+                                  std::vector<SnapshotPlan>& plans, WallTime created,
+                                  RowConflicts conflicts) {
   const KeySpace& keys = reader.keys();
-  ASSIGN_OR_CO_RETURN(const PlannedRecords found, co_await read_planned(transaction, reader, plans));
+  ASSIGN_OR_CO_RETURN(const PlannedRecords found,
+                      co_await read_planned(transaction, reader, plans, conflicts));
   std::vector<std::string> usage_keys;
   for (size_t i = 0; i < plans.size(); ++i) {
     if (found.has_name[i])
@@ -169,13 +172,14 @@ Task<Result<void>> take_snapshots(kv::Transaction& transaction, RecordReader& re
     SnapshotPlan& plan = plans[i];
     const VolumeRecord& volume = found.volumes[i].volume;
     FenceRecord fence = found.volumes[i].fence;
-    plan.sequence = ++fence.barrier;
+    ++fence.barrier;
+    plan.old_top = std::exchange(fence.top_layer, plan.new_top);
     SnapshotRecord snapshot;
-    snapshot.layer = std::exchange(fence.top_layer, plan.new_top);
+    snapshot.layer = plan.old_top;
     snapshot.size_bytes = volume.size_bytes;
     snapshot.stale_end_bytes = volume.stale_end_bytes;
     snapshot.created = created;
-    snapshot.sequence = plan.sequence;
+    snapshot.sequence = fence.barrier;
     transaction.set(keys.fence(plan.id), fence.encode());
     transaction.set(snapshot_key(reader, plan), snapshot.encode());
     add_layer(transaction, keys, plan.new_top, snapshot.layer, volume);
@@ -189,8 +193,8 @@ Task<Result<void>> take_snapshots(kv::Transaction& transaction, RecordReader& re
 void note_taken(RecordReader& reader, std::vector<SnapshotPlan> plans) {
   KnownSnapshots& known = reader.known_snapshots();
   for (SnapshotPlan& plan : plans) {
-    if (plan.others) known.learn(plan.id, plan.sequence - 1, std::move(*plan.others));
-    known.add(plan.id, plan.sequence, std::move(plan.name.snapshot));
+    if (plan.others) known.learn(plan.id, plan.old_top, std::move(*plan.others));
+    known.add(plan.id, plan.old_top, plan.new_top, std::move(plan.name.snapshot));
   }
 }
 

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
@@ -23,15 +24,15 @@ struct SnapshotPlan {
   SnapshotName name;  // the volume's for messages
   LayerId new_top;    // a new id
 
-  // What take_snapshots() found: the snapshot's place among the volume's, which is the barrier of the fence;
-  // and the names of those before, where it had to read them all.
-  uint64_t sequence = 0;
-  std::optional<NameSet> others = std::nullopt;
+  // What take_snapshots() found: the top layer that the snapshot keeps, and the names of the snapshots
+  // before, where it had to read them all.
+  LayerId old_top = {};
+  std::shared_ptr<NameSet> others = nullptr;
 };
 
 // Takes all of the snapshots, at one instant. exists; not_found.
 Task<Result<void>> take_snapshots(kv::Transaction& transaction, RecordReader& reader,
-                                  std::vector<SnapshotPlan>& plans, WallTime created);
+                                  std::vector<SnapshotPlan>& plans, WallTime created, RowConflicts conflicts);
 
 // To be called when the transaction has happened: what is known by it makes the next one cheaper.
 void note_taken(RecordReader& reader, std::vector<SnapshotPlan> plans);

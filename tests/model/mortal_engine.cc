@@ -49,7 +49,7 @@ class MortalTransaction final : public kv::Transaction {
   void set_background() override { inner_->set_background(); }
   Task<Result<kv::Version>> read_version() override { return engine_.run(inner_->read_version()); }
   void set_read_version(kv::Version version) override { inner_->set_read_version(version); }
-  void use_recent_version() override { inner_->use_recent_version(); }
+  bool use_recent_version() override { return inner_->use_recent_version(); }
   Task<Result<std::optional<std::string>>> get(std::string_view key, kv::Isolation isolation) override {
     return engine_.run(inner_->get(key, isolation));
   }

@@ -168,7 +168,7 @@ TEST_F(FdbEngineTest, ATransactionAtARecentVersionAsksForNoneAndConflictsWithWha
   const int64_t before = fake().count(fdb::kFakeReadVersions);
   const auto change = [&] {
     const auto transaction = engine_->begin(loop_);
-    transaction->use_recent_version();
+    EXPECT_TRUE(transaction->use_recent_version());
     EXPECT_EQ(loop_.run(transaction->get("k", Isolation::serializable)).value(), "1");
     transaction->set("k", "1");
     return loop_.run(transaction->commit());

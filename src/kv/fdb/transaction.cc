@@ -32,7 +32,7 @@ class FdbTransaction final : public Transaction {
   }
   Task<Result<Version>> read_version() override;
   void set_read_version(Version version) override;
-  void use_recent_version() override;
+  bool use_recent_version() override;
   Task<Result<std::optional<std::string>>> get(std::string_view key, Isolation isolation) override;
   Task<Result<RangeResult>> get_range(KeyRange range, RangeOptions options, Isolation isolation) override;
   void set(std::string_view key, std::string_view value) override;
@@ -94,11 +94,12 @@ void FdbTransaction::set_read_version(Version version) {
 }
 
 // Not held back when it commits: it is one of few, and somebody waits for it.
-void FdbTransaction::use_recent_version() {
+bool FdbTransaction::use_recent_version() {
   const std::optional<Version> version = client_.read_versions.fresh();
-  if (failure_ || !version) return;
+  if (failure_ || !version) return false;
   read_version_ = *version;
   api().transaction_set_read_version(transaction_.get(), *version);
+  return true;
 }
 
 Task<Result<std::optional<std::string>>> FdbTransaction::get(std::string_view key, Isolation isolation) {

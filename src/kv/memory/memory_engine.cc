@@ -65,8 +65,11 @@ class MemoryTransaction final : public Transaction {
 
   Task<Result<Version>> read_version() override;
   void set_read_version(Version version) override { request_.read_version = version; }
-  void use_recent_version() override {
-    if (const Version version = engine_.last_commit(); version > 0) request_.read_version = version;
+  bool use_recent_version() override {
+    const Version version = engine_.last_commit();
+    if (version == 0) return false;
+    request_.read_version = version;
+    return true;
   }
   Task<Result<std::optional<std::string>>> get(std::string_view key, Isolation isolation) override;
   Task<Result<RangeResult>> get_range(KeyRange range, RangeOptions options, Isolation isolation) override;
