@@ -58,7 +58,7 @@ enum class Isolation : uint8_t {
 
 // One attempt of a transaction. Reads see the store at one version plus nothing of the transaction's own
 // writes ("read your writes" is off in every engine). Once the version is known, reads at snapshot isolation
-// may overlap. Mutations apply in order, all or none, when commit()
+// may overlap, also with mutations. Those apply in order, all or none, when commit()
 // succeeds.
 class Transaction {
  public:
