@@ -13,9 +13,6 @@ using Opened = std::optional<Result<std::shared_ptr<block::Export>>>;
 
 class HandoverTest : public HostsFixture {
  protected:
-  static Task<void> keep(Task<Result<void>> task, std::optional<Result<void>>& result) {
-    result = co_await std::move(task);
-  }
   // Until the server has seen that another one asks for the volume.
   static void live_until_asked(Host& host) {
     for (int i = 0; i < 300; ++i) {
@@ -35,7 +32,7 @@ TEST_F(HandoverTest, AClientThatComesBackDuringAHandoverDoesNotUndoIt) {
   TaskScope scope;
   const std::vector<std::byte> data(4096, std::byte{8});
   a_.engine->faults().set_latency(seconds(3), seconds(3));
-  scope.spawn(keep(a_.disk->write(0, data, {}), written));
+  scope.spawn(store_result(a_.disk->write(0, data, {}), written));
   a_.live(milliseconds(10));
   a_.engine->faults().set_latency({}, {});
   scope.spawn(store_open(c, wanted));
@@ -64,7 +61,7 @@ TEST_F(HandoverTest, ARollbackDuringAHandoverWaitsForWhatWasBegun) {
   TaskScope scope;
   const std::vector<std::byte> data(4096, std::byte{8});
   a_.engine->faults().set_latency(seconds(3), seconds(3));
-  scope.spawn(keep(a_.disk->write(0, data, {}), written));
+  scope.spawn(store_result(a_.disk->write(0, data, {}), written));
   a_.live(milliseconds(10));
   a_.engine->faults().set_latency({}, {});
   scope.spawn(store_open(c, wanted));
