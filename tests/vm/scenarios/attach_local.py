@@ -13,7 +13,8 @@ STORE = "--store rocksdb:/tmp/local"
 
 
 def supervisor(ctx):
-    return ctx.vm.sh(f"grep -lx fdb-nbd/{ctx.index} /proc/[0-9]*/comm").output.split("/")[2]
+    # The status is the second grep's: a process that ends meanwhile is an error to the first.
+    return ctx.vm.sh(f"grep -lsx fdb-nbd/{ctx.index} /proc/[0-9]*/comm | grep .").output.split("/")[2]
 
 
 def lost_supervisor(ctx):

@@ -139,7 +139,7 @@ class Context:
         self.vm.sh(f"""
             fdb-nbd detach {target} || exit
             [ ! -e /sys/block/nbd{self.index}/pid ] || {{ echo 'still attached'; exit 1; }}
-            ! grep -x fdb-nbd/{self.index} /proc/[0-9]*/comm""", 60)
+            ! grep -sx fdb-nbd/{self.index} /proc/[0-9]*/comm | grep .""", 60)
 
     def expect_status(self, status, script, *words):
         """The script must end with this status and say these words."""
