@@ -108,6 +108,7 @@ inline constexpr uint32_t kMaxGroupMembers = 256;          // which are rolled b
 inline constexpr uint32_t kMaxSnapshotsPerRemoval = 1000;  // of one transaction
 inline constexpr uint64_t kMergeStepBytes = 256 * kKiB;    // of blocks that one step moves to another layer
 inline constexpr uint32_t kMergeStepsPerTurn = 64;         // then other jobs and openers get a turn
+inline constexpr uint32_t kJobsAtOnceInSharedStore = 8;    // each waits for the cluster most of the time
 // A step is followed by a pause as long as itself, up to this, so that clients have their share of the store.
 inline constexpr auto kMaxJobPause = std::chrono::milliseconds(50);
 inline constexpr auto kJobRetryDelay = std::chrono::milliseconds(200);  // of a job that has to wait
@@ -154,6 +155,11 @@ inline constexpr uint64_t kFdbRangePageBytes = kMiB;           // of several rep
 inline constexpr size_t kFdbReadsInFlight = 128;               // of one bulk read
 inline constexpr uint32_t kFdbReadsPerTransaction = 1000;      // that share a read version
 inline constexpr auto kFdbLongWait = std::chrono::seconds(1);  // the cluster is at a limit
+// Background work that the cluster gives no read version for so long does not yield for a while.
+inline constexpr auto kFdbBackgroundPatience = std::chrono::milliseconds(500);
+inline constexpr auto kFdbBackgroundUrgency = std::chrono::seconds(5);
+// It is put off where it would have to wait longer before it commits: its read version would become too old.
+inline constexpr auto kFdbMaxBackgroundCommitWait = std::chrono::seconds(2);
 // How commits are paced (kv/fdb/pacer.h). Read versions that are paid with, outstanding at once:
 inline constexpr uint32_t kFdbInitialPayments = 16;
 inline constexpr uint32_t kFdbMaxPayments = 256;

@@ -52,7 +52,7 @@ Catalog::Catalog(kv::Engine& engine, Executor& home, Options options)
       records_(engine, home, keys_, random_.next()),
       open_volumes_(records_, options_.volume_executors, options_.ownership, make_instance_id(random_)),
       open_snapshots_(records_, open_volumes_),
-      jobs_(records_, open_volumes_),
+      jobs_(records_, open_volumes_, random_.next()),
       trash_(records_, open_volumes_, open_snapshots_, jobs_, options_.trash_retention),
       groups_(records_, open_volumes_, jobs_, random_.next()) {}
 

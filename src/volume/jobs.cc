@@ -24,6 +24,15 @@ bool is_passing(Errc code) {
 
 }  // namespace
 
+Jobs::Jobs(RecordReader& records, OpenVolumes& open_volumes, uint64_t first_turn)
+    : records_(records),
+      home_(records.executor()),
+      keys_(records.keys()),
+      open_volumes_(open_volumes),
+      last_turn_{first_turn},
+      most_workers_(records.engine().capabilities().shared_between_hosts ? limits::kJobsAtOnceInSharedStore
+                                                                         : 1) {}
+
 Task<Result<void>> Jobs::resume() {
   ASSIGN_OR_CO_RETURN(const auto rows,
                       co_await records_.read_all(keys_.type_begin('T'), keys_.type_end('T')));
@@ -73,44 +82,63 @@ void Jobs::note(JobId id, JobRecord job) {
     known->second.noted_again = true;
     known->second.record = job;
   }
-  if (is_working_ || !has_work()) return;
-  is_working_ = true;
-  scope_.spawn(work());
+  start_worker();
 }
 
 bool Jobs::has_work() const {
   return std::ranges::any_of(jobs_, [](const auto& entry) { return !entry.second.is_given_up; });
 }
 
+std::map<JobId, Jobs::Job>::iterator Jobs::next_due() {
+  const auto is_due = [now = home_.clock().now()](const auto& entry) {
+    const Job& job = entry.second;
+    return !job.is_at_work && !job.is_given_up && job.not_before <= now;
+  };
+  const auto behind_last = jobs_.upper_bound(last_turn_);
+  const auto next = std::find_if(behind_last, jobs_.end(), is_due);
+  if (next != jobs_.end()) return next;
+  const auto first = std::find_if(jobs_.begin(), behind_last, is_due);
+  return first == behind_last ? jobs_.end() : first;
+}
+
+void Jobs::start_worker() {
+  if (workers_count_ == most_workers_ || open_volumes_.stopping()) return;
+  // One of them waits for what cannot go on yet.
+  if (workers_count_ == 0 ? !has_work() : next_due() == jobs_.end()) return;
+  ++workers_count_;
+  scope_.spawn(work());
+}
+
 Task<void> Jobs::work() {
   co_await reschedule(home_);
   while (has_work() && !open_volumes_.stopping()) {
-    bool all_wait = true;
-    std::vector<JobId> ids;
-    for (const auto& [id, job] : jobs_) ids.push_back(id);
-    for (const JobId id : ids) {
-      const auto found = jobs_.find(id);
-      if (open_volumes_.stopping()) break;
-      if (found == jobs_.end() || found->second.is_given_up) continue;
-      if (found->second.not_before > home_.clock().now()) continue;
-      const MonotonicTime started = home_.clock().now();
-      const bool moved_on = co_await work_at(id);
-      if (!moved_on) continue;
-      all_wait = false;
-      changed_.notify_all();
-      co_await sleep_for(home_, std::min<Duration>(home_.clock().now() - started, limits::kMaxJobPause));
+    const auto due = next_due();
+    if (due == jobs_.end()) {
+      if (idle_workers_count_ > 0) break;
+      ++idle_workers_count_;
+      co_await sleep_for(home_, limits::kJobRetryDelay);
+      --idle_workers_count_;
+      continue;
     }
-    if (all_wait && has_work()) co_await sleep_for(home_, limits::kJobRetryDelay);
+    const MonotonicTime started = home_.clock().now();
+    last_turn_ = due->first;
+    const bool moved_on = co_await work_at(due->first);
+    if (!moved_on) continue;
+    changed_.notify_all();
+    co_await sleep_for(home_, std::min<Duration>(home_.clock().now() - started, limits::kMaxJobPause));
   }
-  is_working_ = false;
+  --workers_count_;
   changed_.notify_all();
 }
 
 // One turn; false where it could not go on.
 Task<bool> Jobs::work_at(JobId id) {
-  jobs_.at(id).noted_again = false;
-  const Result<JobOutcome> outcome = co_await turn(id, jobs_.at(id).record);
   Job& job = jobs_.at(id);
+  job.noted_again = false;
+  job.is_at_work = true;
+  start_worker();
+  const Result<JobOutcome> outcome = co_await turn(id, job.record);
+  job.is_at_work = false;
   if (!outcome && is_passing(outcome.error().code)) {
     if (job.setbacks_count == 0)
       log::warning("reclaiming the space of what was removed has to wait: {}", outcome.error().what);
@@ -200,7 +228,7 @@ Task<Result<JobOutcome>> Jobs::merge_turn(JobId id) {
   job.next_extent = step->next_extent;
   if (step->follow_up) job.record = *step->follow_up;
   if (step->stands_alone) open_volumes_.forget_parents(*step->stands_alone, step->child);
-  if (step->outcome == JobOutcome::done || step->follow_up) co_await take_up();
+  if (step->follow_up) co_await take_up();  // what is below has lost a child, which may make it a job
   co_return step->outcome;
 }
 
@@ -228,7 +256,7 @@ Task<Result<JobOutcome>> Jobs::merge_as_owner(VolumeId id, LayerId layer, LayerI
 }
 
 Task<void> Jobs::wait() {
-  while (is_working_ && has_work()) co_await changed_.wait();
+  while (workers_count_ > 0 && has_work()) co_await changed_.wait();
 }
 
 }  // namespace fdbnbd::volume

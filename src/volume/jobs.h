@@ -18,15 +18,15 @@
 
 namespace fdbnbd::volume {
 
-// Background work, in steps of limited size, one job after the other in turns. It goes on after a restart:
+// Background work, in steps of limited size: jobs have turns one after the other, in a store that several
+// servers share limits::kJobsAtOnceInSharedStore of them at a time. It goes on after a restart:
 // what is left of a layer's bitmaps is what is left to do. Where the store refuses a step it is tried again
 // later, less and less often; what is damaged is left until the next start. Several servers may be at one
 // job: each step is one transaction that proves all that it relies on. On the home executor's thread.
 class Jobs final : private TimerWork {
  public:
-  // All outlive it.
-  Jobs(RecordReader& records, OpenVolumes& open_volumes)
-      : records_(records), home_(records.executor()), keys_(records.keys()), open_volumes_(open_volumes) {}
+  // All outlive it. `first_turn` is drawn at random, so that several servers do not begin with the same job.
+  Jobs(RecordReader& records, OpenVolumes& open_volumes, uint64_t first_turn);
 
   // Where several servers share the store: every limits::kJobScanInterval takes up what others have left.
   void start_scanning();
@@ -46,7 +46,8 @@ class Jobs final : private TimerWork {
     JobRecord record;
     uint64_t next_extent = 0;  // of a merge: what is before is done
     MonotonicTime not_before{};
-    bool noted_again = false;     // while it was at work
+    bool is_at_work = false;
+    bool noted_again = false;     // meanwhile
     uint32_t setbacks_count = 0;  // turns in a row that could not go on
     bool is_given_up = false;     // until the next start
   };
@@ -55,6 +56,10 @@ class Jobs final : private TimerWork {
   Task<void> scan();
   void note(JobId id, JobRecord job);
   bool has_work() const;
+  // The next one in turn that can go on; end() where all wait.
+  std::map<JobId, Job>::iterator next_due();
+  // One more, where there is something for it to do.
+  void start_worker();
   Task<void> work();
   Task<bool> work_at(JobId id);
   void set_back(Job& job);
@@ -68,7 +73,10 @@ class Jobs final : private TimerWork {
   const KeySpace& keys_;
   OpenVolumes& open_volumes_;
   std::map<JobId, Job> jobs_;
-  bool is_working_ = false;
+  JobId last_turn_;
+  const uint32_t most_workers_;
+  uint32_t workers_count_ = 0;
+  uint32_t idle_workers_count_ = 0;  // of these: wait until a job can go on
   bool is_scanning_ = false;
   Event changed_;
   TaskScope scope_;

@@ -33,9 +33,9 @@ void finish_merge_in(kv::Transaction& transaction, const KeySpace& keys, LayerId
   transaction.clear(keys.job(JobId{layer.value}));
 }
 
-Task<Result<MergeStep>> merge_extent_in(kv::Transaction& transaction, RecordReader& records, LayerId layer,
-                                        const LayerRecord& record, const kv::KeyValue& bitmap,
-                                        MergeStep step) {
+// Whether nothing is left of the extent.
+Task<Result<bool>> merge_extent_in(kv::Transaction& transaction, RecordReader& records, LayerId layer,
+                                   const LayerRecord& record, const kv::KeyValue& bitmap, MergeStep& step) {
   const KeySpace& keys = records.keys();
   const auto extent_index = keys.extent_of_bitmap(bitmap.key);
   if (!extent_index) co_return fail(Errc::corruption, "a presence bitmap's key is damaged");
@@ -56,7 +56,7 @@ Task<Result<MergeStep>> merge_extent_in(kv::Transaction& transaction, RecordRead
   CO_RETURN_IF_ERROR(co_await read_values(records.engine(), records.executor(), change));
   change.apply(transaction);
   step.next_extent = *extent_index + (change.plan.finishes ? 1 : 0);
-  co_return step;
+  co_return change.plan.finishes;
 }
 
 }  // namespace
@@ -70,7 +70,11 @@ Task<Result<MergeStep>> merge_in(kv::Transaction& transaction, RecordReader& rec
   MergeStep step;
   ASSIGN_OR_CO_RETURN(const auto record, co_await records.read_layer(transaction, layer));
   if (!record || record->state == LayerState::live) {
-    transaction.clear(keys.job(JobId{layer.value}));
+    // It may have been done already, so look first: a transaction that changes nothing costs no commit.
+    const std::string job_key = keys.job(JobId{layer.value});
+    auto job = co_await transaction.get(job_key, kv::Isolation::serializable);
+    if (!job) co_return propagate(job);
+    if (job->has_value()) transaction.clear(job_key);
     co_return step;
   }
   if (record->state == LayerState::deleting) {
@@ -101,16 +105,25 @@ Task<Result<MergeStep>> merge_in(kv::Transaction& transaction, RecordReader& rec
     // It will go first, so that nothing moves twice.
     if (grandchildren.size() <= 1) co_return step.outcome = JobOutcome::blocked, step;
   }
+  const std::string begin = keys.layer_begin('B', layer);
   const std::string from = keys.bitmap(layer, next_extent);
   const std::string end = keys.layer_end('B', layer);
-  auto page = co_await transaction.get_range({from, end}, {.rows_limit = 1}, kv::Isolation::serializable);
+  auto page = co_await transaction.get_range({from, end}, {.rows_limit = 2}, kv::Isolation::serializable);
   if (!page) co_return propagate(page);
-  step.outcome = JobOutcome::more;
-  if (page->rows.empty()) {
-    if (next_extent != 0) co_return step;  // once more from the beginning, to be sure
+  bool is_all = next_extent == 0;  // that is left
+  if (page->rows.empty() && !is_all) {
+    page = co_await transaction.get_range({begin, end}, {.rows_limit = 2}, kv::Isolation::serializable);
+    if (!page) co_return propagate(page);
+    is_all = true;
+  }
+  const auto finish = [&] {
     finish_merge_in(transaction, keys, layer, *record, step.child, *child);
     if (record->parent.value == 0) step.stands_alone = child->origin;
     step.outcome = JobOutcome::done;
+  };
+  step.outcome = JobOutcome::more;
+  if (page->rows.empty()) {
+    finish();
     co_return step;
   }
   const std::string fence_key = keys.fence(child->origin);
@@ -123,7 +136,11 @@ Task<Result<MergeStep>> merge_in(kv::Transaction& transaction, RecordReader& rec
       co_return step;
     }
   }
-  co_return co_await merge_extent_in(transaction, records, layer, *record, page->rows.front(), step);
+  ASSIGN_OR_CO_RETURN(
+      const bool finishes_extent,
+      co_await merge_extent_in(transaction, records, layer, *record, page->rows.front(), step));
+  if (finishes_extent && is_all && page->rows.size() == 1 && !page->more) finish();
+  co_return step;
 }
 
 }  // namespace fdbnbd::volume

@@ -273,12 +273,23 @@ Parked& parked_read_versions() {
   return *parked;
 }
 
+bool is_at_batch_priority(TransactionState& transaction) {
+  const std::lock_guard lock(transaction.mutex);
+  return transaction.batch_priority;
+}
+
+bool is_cancelled(TransactionState& transaction) {
+  const std::lock_guard lock(transaction.mutex);
+  return transaction.cancelled;
+}
+
 void run_read_version(const TransactionRef& transaction, const FutureRef& future) {
+  if (is_cancelled(*transaction)) return;  // and its future is ready
   Reply reply;
   {
     Cluster& source = cluster();
     const std::lock_guard lock(source.mutex);
-    if (source.unreachable) {
+    if (source.unreachable || (source.batch_starved && is_at_batch_priority(*transaction))) {
       parked_read_versions().emplace_back(transaction, future);
       return;
     }
@@ -287,8 +298,7 @@ void run_read_version(const TransactionRef& transaction, const FutureRef& future
     } else {
       ++source.counts[kFakeReadVersions];
       reply.number = read_version_of(*transaction, source);
-      const std::lock_guard transaction_lock(transaction->mutex);
-      if (transaction->batch_priority) ++source.counts[kFakeBatchReadVersions];
+      if (is_at_batch_priority(*transaction)) ++source.counts[kFakeBatchReadVersions];
     }
   }
   future->complete(std::move(reply));
@@ -375,6 +385,17 @@ void add_mutation(FDBTransaction* transaction, fdbnbd::kv::MutationKind kind, st
   state.used = true;
   state.commit.mutations.add(kind, key, value, !state.next_is_blind);
   state.next_is_blind = false;
+}
+
+// Sets what keeps read versions back; those that it has kept are asked for again.
+void set_and_answer_parked(bool Cluster::* reason, bool value) {
+  Parked parked;
+  {
+    const std::lock_guard lock(cluster().mutex);
+    cluster().*reason = value;
+    parked.swap(parked_read_versions());
+  }
+  for (const auto& [transaction, future] : parked) submit([=] { run_read_version(transaction, future); });
 }
 
 }  // namespace
@@ -758,13 +779,11 @@ void fake_fdb_set_window(int64_t versions) {
 }
 
 void fake_fdb_set_unreachable(int unreachable) {
-  Parked parked;
-  {
-    const std::lock_guard lock(cluster().mutex);
-    cluster().unreachable = unreachable != 0;
-    if (unreachable == 0) parked.swap(parked_read_versions());
-  }
-  for (const auto& [transaction, future] : parked) submit([=] { run_read_version(transaction, future); });
+  set_and_answer_parked(&Cluster::unreachable, unreachable != 0);
+}
+
+void fake_fdb_set_batch_starved(int starved) {
+  set_and_answer_parked(&Cluster::batch_starved, starved != 0);
 }
 
 void fake_fdb_set_immediate(int immediate) {

@@ -93,7 +93,7 @@ Task<Result<void>> BulkReader::run() {
       }
     }
     if (transaction != nullptr) {
-      const StallWarning warning(client_, executor_, "a read");
+      StallWarning warning(client_, executor_, "a read");
       retry_error_ = 0;
       for (start_pending(*transaction); in_flight_count_ > 0; start_pending(*transaction)) {
         Arrivals::Item* ready = co_await arrivals_.take();
@@ -117,10 +117,14 @@ Task<Result<void>> BulkReader::run() {
 }
 
 Task<Result<std::shared_ptr<ReadTransaction>>> BulkReader::ask_version() {
+  // Background work asks each time, so that the cluster can slow it down.
+  if (request_.background) {
+    auto begun = co_await client_.begin_background(executor_);
+    if (!begun) co_return propagate(begun);
+    co_return std::make_shared<ReadTransaction>(std::move(begun->handle), begun->version);
+  }
   auto made = client_.make_transaction();
   if (!made) co_return propagate(made);
-  // Background work asks each time, so that the cluster can slow it down.
-  if (request_.background) client_.set_background(made->get());
   auto version = co_await client_.get_read_version(executor_, made->get());
   if (!version) co_return propagate(version);
   co_return std::make_shared<ReadTransaction>(std::move(*made), *version);

@@ -1,6 +1,8 @@
 #include "kv/fdb/client.h"
 
 #include <chrono>
+#include <initializer_list>
+#include <utility>
 
 #include "base/limits.h"
 #include "base/log.h"
@@ -8,6 +10,11 @@
 #include "kv/retry.h"
 
 namespace fdbnbd::kv::fdb {
+
+namespace {
+// The cluster has no version to give for background work.
+constexpr fdb_error_t kBatchTransactionThrottled = 1051;
+}  // namespace
 
 Result<TransactionHandle> Client::make_transaction() const {
   FDBTransaction* made = nullptr;
@@ -41,13 +48,71 @@ void Client::retire(const ReadTransaction& transaction, bool is_too_old) {
   if (shared_transaction_.get() == &transaction) shared_transaction_.reset();
 }
 
-void Client::set_background(FDBTransaction* transaction) const {
-  for (const TransactionOption option :
-       {TransactionOption::priority_batch, TransactionOption::read_priority_low,
-        TransactionOption::read_server_side_cache_disable}) {
-    // Older clients do not have all of them: a hint that is not taken does no harm.
-    static_cast<void>(api.transaction_set_option(transaction, static_cast<int>(option), nullptr, 0));
+namespace {
+
+// Hints, which older clients do not all have: no harm is done where one is not taken.
+void give_hints(const Api& api, FDBTransaction* transaction, std::initializer_list<TransactionOption> hints) {
+  for (const TransactionOption hint : hints)
+    static_cast<void>(api.transaction_set_option(transaction, static_cast<int>(hint), nullptr, 0));
+}
+
+void let_reads_yield(const Api& api, FDBTransaction* transaction) {
+  give_hints(api, transaction,
+             {TransactionOption::read_priority_low, TransactionOption::read_server_side_cache_disable});
+}
+
+// Cancels a transaction when it has waited long enough.
+class Patience final : private TimerWork {
+ public:
+  Patience(const Api& api, Executor& executor, FDBTransaction* transaction, Duration length)
+      : api_(api), executor_(executor), transaction_(transaction) {
+    executor_.start_timer(*this, length);
   }
+  ~Patience() { executor_.cancel_timer(*this); }
+  Patience(const Patience&) = delete;
+  Patience& operator=(const Patience&) = delete;
+
+  bool is_over() const { return is_over_; }
+
+ private:
+  void run() noexcept override {
+    is_over_ = true;
+    api_.transaction_cancel(transaction_);
+  }
+
+  const Api& api_;
+  Executor& executor_;
+  FDBTransaction* const transaction_;
+  bool is_over_ = false;
+};
+
+}  // namespace
+
+void Client::set_background(FDBTransaction* transaction) const {
+  give_hints(api, transaction, {TransactionOption::priority_batch});
+  let_reads_yield(api, transaction);
+}
+
+Task<Result<Client::BackgroundTransaction>> Client::begin_background(Executor& executor) {
+  if (clock.now() >= urgent_until_.load(std::memory_order_relaxed)) {
+    auto made = make_transaction();
+    if (!made) co_return propagate(made);
+    set_background(made->get());
+    Version version = 0;
+    Patience patience(api, executor, made->get(), background_patience);
+    const fdb_error_t error = co_await ask_read_version(executor, made->get(), version);
+    if (!patience.is_over() && error == 0)
+      co_return BackgroundTransaction{std::move(*made), version, /*yields=*/true};
+    if (!patience.is_over() && error != kBatchTransactionThrottled)
+      co_return tl::unexpected(error_of(api, error, Operation::read, "get a read version"));
+    urgent_until_.store(clock.now() + limits::kFdbBackgroundUrgency, std::memory_order_relaxed);
+  }
+  auto made = make_transaction();
+  if (!made) co_return propagate(made);
+  let_reads_yield(api, made->get());
+  auto version = co_await get_read_version(executor, made->get());
+  if (!version) co_return propagate(version);
+  co_return BackgroundTransaction{std::move(*made), *version, /*yields=*/false};
 }
 
 StallWarning::StallWarning(Client& client, Executor& executor, const char* waits_for)
@@ -69,20 +134,24 @@ void StallWarning::run() noexcept {
                std::chrono::duration<double>(client_.stall_warning_after).count(), waits_for_);
 }
 
-Task<Result<Version>> Client::get_read_version(Executor& executor, FDBTransaction* transaction) {
+Task<fdb_error_t> Client::ask_read_version(Executor& executor, FDBTransaction* transaction,
+                                           Version& version) {
   const MonotonicTime asked_at = clock.now();
   const Future future(api, api.transaction_get_read_version(transaction));
-  const StallWarning warning(*this, executor, "a read version");
+  StallWarning warning(*this, executor, "a read version");
   fdb_error_t error = co_await future.ready(executor);
-  Version version = 0;
   if (error == 0) error = api.future_get_int64(future.get(), &version);
-  if (error != 0) {
-    if (meaning_of(error, Operation::read).remedy == Remedy::long_wait)
-      co_await sleep_for(executor, limits::kFdbLongWait);
-    co_return tl::unexpected(error_of(api, error, Operation::read, "get a read version"));
-  }
-  read_versions.note(version, asked_at);
-  co_return version;
+  if (error == 0) read_versions.note(version, asked_at);
+  co_return error;
+}
+
+Task<Result<Version>> Client::get_read_version(Executor& executor, FDBTransaction* transaction) {
+  Version version = 0;
+  const fdb_error_t error = co_await ask_read_version(executor, transaction, version);
+  if (error == 0) co_return version;
+  if (meaning_of(error, Operation::read).remedy == Remedy::long_wait)
+    co_await sleep_for(executor, limits::kFdbLongWait);
+  co_return tl::unexpected(error_of(api, error, Operation::read, "get a read version"));
 }
 
 Task<void> wait_before_attempt(Executor& executor, Remedy remedy, uint32_t attempt, Random& random) {

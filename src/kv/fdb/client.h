@@ -43,12 +43,14 @@ struct ReadTransaction {
 
 struct Client {
   Client(const Api& the_api, DatabaseHandle the_database, const Clock& the_clock,
-         Duration read_version_lifetime, Duration stall_warning, Pacing the_pacing)
+         Duration read_version_lifetime, Duration stall_warning, Duration the_background_patience,
+         Pacing the_pacing)
       : api(the_api),
         database(std::move(the_database)),
         clock(the_clock),
         read_versions(the_clock, read_version_lifetime),
         stall_warning_after(stall_warning),
+        background_patience(the_background_patience),
         pacing(the_pacing),
         pacer(the_api, database.get(), the_clock) {}
   Client(const Client&) = delete;
@@ -59,6 +61,7 @@ struct Client {
   const Clock& clock;
   ReadVersionCache read_versions;
   const Duration stall_warning_after;
+  const Duration background_patience;
   // Whether the log says that the cluster does not answer: once, however many wait.
   std::atomic<bool> is_stalled = false;
   const Pacing pacing;
@@ -70,6 +73,16 @@ struct Client {
   // Reads and read versions of `transaction` yield to those of others. Before anything else is asked of it.
   void set_background(FDBTransaction* transaction) const;
 
+  struct BackgroundTransaction {
+    TransactionHandle handle;
+    Version version = 0;  // which it has
+    bool yields = false;  // its version was left over by others
+  };
+  // A transaction for background work. Its read version is one that others leave, so that the cluster slows
+  // it down first; where they leave none for `background_patience`, it takes its turn among them, and so does
+  // what comes in the next limits::kFdbBackgroundUrgency. Its reads yield always.
+  Task<Result<BackgroundTransaction>> begin_background(Executor& executor);
+
   // At the cached read version, shared with other reads; nothing where that is not fresh. Any thread.
   std::shared_ptr<ReadTransaction> shared_read_transaction();
   // A read of `transaction` has failed: the next ones get another one, and where it was too old another
@@ -80,6 +93,12 @@ struct Client {
   Task<Result<Version>> get_read_version(Executor& executor, FDBTransaction* transaction);
 
  private:
+  // The error of the read version's future, 0 for success.
+  Task<fdb_error_t> ask_read_version(Executor& executor, FDBTransaction* transaction, Version& version);
+
+  // Until then background work does not wait for what others leave.
+  std::atomic<MonotonicTime> urgent_until_ = MonotonicTime{};
+
   std::mutex shared_mutex_;
   // Guarded by shared_mutex_: the last one that was given out, and how many more reads may have it.
   std::shared_ptr<ReadTransaction> shared_transaction_;

@@ -22,6 +22,8 @@
   X(set_window, void, (int64_t versions))                                                                  \
   /* While on, read versions are not given out. */                                                         \
   X(set_unreachable, void, (int unreachable))                                                              \
+  /* While on, read versions are not given out at batch priority. */                                       \
+  X(set_batch_starved, void, (int starved))                                                                \
   /* While on, every call is answered before it returns, so that callbacks run inside the setting call. */ \
   X(set_immediate, void, (int immediate))                                                                  \
   /* While on, commits that wait at the same time share a version, as in a batch of a commit proxy. */     \

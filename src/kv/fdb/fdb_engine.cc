@@ -124,8 +124,9 @@ Result<std::unique_ptr<Engine>> open_fdb_engine(const FdbOptions& options) {
     return tl::unexpected(cluster_error(*api, error, options));
   fdb::DatabaseHandle owned(database, {api});
   ASSIGN_OR_RETURN(const fdb::Pacing pacing, pacing_of_environment());
-  auto client = std::make_unique<Client>(*api, std::move(owned), *options.clock,
-                                         options.read_version_lifetime, options.stall_warning, pacing);
+  auto client =
+      std::make_unique<Client>(*api, std::move(owned), *options.clock, options.read_version_lifetime,
+                               options.stall_warning, options.background_patience, pacing);
   // A net below the bounds of the callers.
   const int64_t size_limit_bytes = limits::kFdbTransactionBytes;
   if (const fdb_error_t error = api->database_set_option(

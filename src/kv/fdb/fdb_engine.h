@@ -27,6 +27,8 @@ struct FdbOptions {
   Duration read_version_lifetime = limits::kFdbReadVersionLifetime;
   // How long the cluster may take for an answer before the log says so.
   Duration stall_warning = limits::kFdbStallWarning;
+  // How long background work waits for what others leave before it takes its turn among them.
+  Duration background_patience = limits::kFdbBackgroundPatience;
   uint32_t commits_in_flight = limits::kFdbCommitsInFlight;
   const Clock* clock = &system_clock();
 };

@@ -270,6 +270,47 @@ TEST_F(FdbEngineTest, ABackgroundTransactionAsksForItsVersionAtBatchPriority) {
   EXPECT_EQ(fake().count(fdb::kFakeBatchReadVersions), 1);
 }
 
+TEST_F(FdbEngineTest, BackgroundWorkTakesItsTurnWhereOthersLeaveNothing) {
+  options_.background_patience = std::chrono::milliseconds(100);
+  engine_ = open_fdb_engine(options_).value();
+  fake().set_immediate(1);  // payments are counted when they are asked for
+  ASSERT_TRUE(put("k", "1"));
+  fake().set_batch_starved(1);
+  const int64_t versions_before = fake().count(fdb::kFakeReadVersions);
+  {
+    const auto transaction = engine_->begin(loop_);
+    transaction->set_background();
+    EXPECT_EQ(loop_.run(transaction->get("k", Isolation::serializable)).value(), "1");
+    transaction->set("k", "2");
+    ASSERT_TRUE(loop_.run(transaction->commit()));
+  }
+  EXPECT_EQ(stored("k"), "2");
+  // One that it reads at, and one that the commit pays with, like the writes of clients.
+  EXPECT_EQ(fake().count(fdb::kFakeReadVersions), versions_before + 2);
+  // For a while nothing waits for what others leave.
+  fake().set_batch_starved(0);
+  BulkRead request;
+  request.points = {"k"};
+  request.background = true;
+  Rows sink;
+  ASSERT_TRUE(read(request, sink));
+  EXPECT_EQ(sink.rows, std::vector<std::string>{"0=2"});
+  EXPECT_EQ(fake().count(fdb::kFakeBatchReadVersions), 0);
+  clock_.advance(limits::kFdbBackgroundUrgency);
+  ASSERT_TRUE(read(request, sink));
+  EXPECT_EQ(fake().count(fdb::kFakeBatchReadVersions), 1);
+}
+
+TEST_F(FdbEngineTest, BackgroundWorkTakesItsTurnWhereTheClusterRefusesIt) {
+  ASSERT_TRUE(put("k", "1"));
+  constexpr int kBatchTransactionThrottled = 1051;
+  fake().script(fdb::kFakeReadVersion, kBatchTransactionThrottled, fdb::kFakeNothing, 1);
+  const auto transaction = engine_->begin(loop_);
+  transaction->set_background();
+  EXPECT_EQ(loop_.run(transaction->get("k", Isolation::snapshot)).value(), "1");
+  EXPECT_EQ(fake().count(fdb::kFakeBatchReadVersions), 0);
+}
+
 TEST_F(FdbEngineTest, ACommitFailsAsTheTableSaysAndHappensOrNot) {
   const struct {
     int error;

@@ -96,6 +96,11 @@ Duration Pacer::take_bytes(uint64_t bytes, bool& look) {
   return rate_.reserve(now, bytes);
 }
 
+Duration Pacer::commit_wait() const {
+  const std::lock_guard lock(mutex_);
+  return rate_.wait(clock_.now());
+}
+
 Duration Pacer::pause_left() const {
   const std::lock_guard lock(mutex_);
   return paused_until_ - clock_.now();

@@ -39,6 +39,9 @@ class Pacer {
   // to pay for it. on_commit_ended follows.
   Task<void> admit(Executor& executor, uint64_t bytes);
 
+  // How long the disks' part of admit() would take.
+  Duration commit_wait() const;
+
   // `is_refused`: the cluster is at a limit.
   void on_commit_ended(MonotonicTime started_at, bool is_refused);
 

@@ -27,9 +27,7 @@ class FdbTransaction final : public Transaction {
     }
   }
 
-  void set_background() override {
-    if (!failure_) client_.set_background(transaction_.get());
-  }
+  void set_background() override;
   Task<Result<Version>> read_version() override;
   void set_read_version(Version version) override;
   bool use_recent_version() override;
@@ -53,6 +51,13 @@ class FdbTransaction final : public Transaction {
   const Api& api() const { return client_.api; }
   // Before each mutation: counts it. False where there is no transaction to put it into.
   bool begin_mutation(std::string_view key, std::string_view value);
+  // What is put in before the first read, a version among it, has to stay.
+  void touch() {
+    is_blank_ = false;
+    begins_in_background_ = false;
+  }
+  // By the first read.
+  Task<Result<void>> begin_in_background();
   // Until the cluster lets one more transaction start; its version is not used.
   Task<void> wait_for_a_version();
   void mutate_bits(MutationType type, std::string_view key, std::string_view operand);
@@ -68,6 +73,9 @@ class FdbTransaction final : public Transaction {
   std::optional<Error> failure_;  // of a call that cannot report it
   std::optional<Version> read_version_;
   bool is_version_given_ = false;  // rather than asked for
+  bool is_blank_ = true;           // nothing was asked of it, or put into it
+  bool begins_in_background_ = false;
+  bool does_not_yield_ = false;  // though it is background work
   bool write_conflicts_ = true;
   bool mutated_ = false;
   bool committed_ = false;
@@ -78,8 +86,27 @@ void FdbTransaction::keep_failure(fdb_error_t error, std::string_view doing) {
   if (error != 0 && !failure_) failure_ = error_of(api(), error, Operation::read, doing);
 }
 
+void FdbTransaction::set_background() {
+  ASSERT(is_blank_);
+  if (failure_) return;
+  client_.set_background(transaction_.get());
+  begins_in_background_ = true;
+}
+
+Task<Result<void>> FdbTransaction::begin_in_background() {
+  begins_in_background_ = false;
+  auto begun = co_await client_.begin_background(executor_);
+  if (!begun) co_return propagate(begun);
+  transaction_ = std::move(begun->handle);
+  read_version_ = begun->version;
+  does_not_yield_ = !begun->yields;
+  co_return Result<void>();
+}
+
 Task<Result<Version>> FdbTransaction::read_version() {
   if (failure_) co_return tl::unexpected(*failure_);
+  is_blank_ = false;
+  if (begins_in_background_) CO_RETURN_IF_ERROR(co_await begin_in_background());
   if (read_version_) co_return *read_version_;
   auto version = co_await client_.get_read_version(executor_, transaction_.get());
   if (version) read_version_ = *version;
@@ -88,6 +115,7 @@ Task<Result<Version>> FdbTransaction::read_version() {
 
 void FdbTransaction::set_read_version(Version version) {
   if (failure_) return;
+  touch();
   read_version_ = version;
   is_version_given_ = true;
   api().transaction_set_read_version(transaction_.get(), version);
@@ -97,6 +125,7 @@ void FdbTransaction::set_read_version(Version version) {
 bool FdbTransaction::use_recent_version() {
   const std::optional<Version> version = client_.read_versions.fresh();
   if (failure_ || !version) return false;
+  touch();
   read_version_ = *version;
   api().transaction_set_read_version(transaction_.get(), *version);
   return true;
@@ -104,6 +133,8 @@ bool FdbTransaction::use_recent_version() {
 
 Task<Result<std::optional<std::string>>> FdbTransaction::get(std::string_view key, Isolation isolation) {
   if (failure_) co_return tl::unexpected(*failure_);
+  is_blank_ = false;
+  if (begins_in_background_) CO_RETURN_IF_ERROR(co_await begin_in_background());
   const Future future(api(), api().transaction_get(transaction_.get(), bytes_of(key), length_of(key),
                                                    isolation == Isolation::snapshot));
   fdb_error_t error = co_await future.ready(executor_);
@@ -120,6 +151,8 @@ Task<Result<RangeResult>> FdbTransaction::get_range(KeyRange range, RangeOptions
                                                     Isolation isolation) {
   ASSERT(options.rows_limit > 0);
   if (failure_) co_return tl::unexpected(*failure_);
+  is_blank_ = false;
+  if (begins_in_background_) CO_RETURN_IF_ERROR(co_await begin_in_background());
   RangeResult result;
   if (range.begin >= range.end) co_return result;
   std::string begin(range.begin);
@@ -167,6 +200,7 @@ Task<Result<bool>> FdbTransaction::get_range_part(std::string& begin, std::strin
 bool FdbTransaction::begin_mutation(std::string_view key, std::string_view value) {
   mutation_bytes_ += key.size() + value.size();
   mutated_ = true;
+  touch();
   if (failure_) return false;
   if (!write_conflicts_) {
     // It holds for the next mutation alone.
@@ -202,6 +236,7 @@ void FdbTransaction::mutate_bits(MutationType type, std::string_view key, std::s
 
 void FdbTransaction::add_read_conflict(KeyRange range) {
   if (failure_ || range.begin >= range.end) return;
+  touch();
   keep_failure(api().transaction_add_conflict_range(
                    transaction_.get(), bytes_of(range.begin), length_of(range.begin), bytes_of(range.end),
                    length_of(range.end), static_cast<int>(ConflictRangeType::read)),
@@ -213,10 +248,13 @@ Task<Result<Version>> FdbTransaction::commit() {
   committed_ = true;
   // One that changed nothing took effect when it read.
   if (!mutated_ || failure_) co_return co_await read_version();
-  const StallWarning warning(client_, executor_, "a commit");
-  // The cluster has held back those that asked it for their read version.
-  const Pacing pacing = is_version_given_ ? client_.pacing : Pacing::off;
+  StallWarning warning(client_, executor_, "a commit");
+  // The cluster has held back those that asked it for their read version, but for its disks' sake too late.
+  const bool is_held = is_version_given_ || (does_not_yield_ && client_.pacing == Pacing::beside);
+  const Pacing pacing = is_held ? client_.pacing : Pacing::off;
   if (pacing == Pacing::before) co_await wait_for_a_version();
+  if (does_not_yield_ && client_.pacer.commit_wait() > limits::kFdbMaxBackgroundCommitWait)
+    co_return fail(Errc::busy, "the cluster's disks have no room for background work");
   if (pacing == Pacing::beside) co_await client_.pacer.admit(executor_, mutation_bytes_);
   const MonotonicTime started_at = client_.clock.now();
   const Future future(api(), api().transaction_commit(transaction_.get()));

@@ -44,6 +44,11 @@ Duration WriteRate::reserve(MonotonicTime now, uint64_t bytes) {
   return wait;
 }
 
+Duration WriteRate::wait(MonotonicTime now) const {
+  if (!is_bound_ || now - looked_at_ >= kForget) return Duration::zero();
+  return std::max(next_turn_ - now, Duration::zero());
+}
+
 double WriteRate::bytes_per_second(MonotonicTime now) const {
   if (!is_bound_) return 0;
   const double in_queue = (kTargetBytes - backlog_bytes_) / cost_;

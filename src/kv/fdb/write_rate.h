@@ -27,6 +27,9 @@ class WriteRate {
   // Takes the turn of a commit of `bytes`: how long it has to wait. In the order of the calls.
   Duration reserve(MonotonicTime now, uint64_t bytes);
 
+  // How long the next commit would have to wait.
+  Duration wait(MonotonicTime now) const;
+
   // The storage server that limits, as of about now.
   struct Queue {
     uint64_t bytes = 0;
