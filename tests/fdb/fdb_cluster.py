@@ -196,12 +196,14 @@ class Cluster:
         found = re.search(r'"worst_storage_queue":(\d+)', told)
         return int(found.group(1)) if found else None
 
-    def settle(self, below_bytes=20_000_000, within_s=120):
+    def settle(self, below_bytes=20_000_000, within_s=600):
         """Waits until the cluster has caught up with what was written."""
         deadline = time.monotonic() + within_s
         time.sleep(1)   # until the proxies know what was written last
-        while time.monotonic() < deadline:
+        while True:
             queue_bytes = self.storage_queue_bytes()
             if queue_bytes is not None and queue_bytes < below_bytes:
                 return
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"after {within_s} s {queue_bytes} bytes are still on their way to the disk")
             time.sleep(0.5)

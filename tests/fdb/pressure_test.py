@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, HERE)
@@ -54,17 +55,21 @@ def bytes_per_second(process, seconds):
 
 
 def run_streams(cluster, pacing, seconds, probe=None):
-    """The rates of both streams, in bytes a second."""
+    """The rates of both streams, in bytes a second, until what they wrote is on the disk: the queue before it holds as much
+    as a slow disk takes in a minute, which a short run would be given for nothing and an hour hardly sees.
+    """
     os.environ["FDB_NBD_FDB_PACING"] = pacing
     with Server(volumes={"disk": 1 * GiB}, store=f"fdb:{cluster.cluster_file}", tcp=False) as server:
         if probe:
             probe.start()
         rates = [bytes_per_second(process, seconds) for process in start_streams(server, seconds)]
+        ended = time.monotonic()
         if probe:
             probe.stop()
         # Letting the volume go may have to wait for a read version, too.
         server.stop(within=120)
-    return rates
+    cluster.settle()
+    return [rate * seconds / (seconds + time.monotonic() - ended) for rate in rates]
 
 
 def describe(rates):
@@ -92,11 +97,9 @@ def main():
 
     with tempfile.TemporaryDirectory(dir="/var/tmp") as directory, fdb_cluster.Cluster(directory=directory) as cluster:
         run_streams(cluster, "beside", 5)   # fills the range, so that both runs overwrite
-        cluster.settle()
         probe = probe_client.Probe(cluster.cluster_file)
         paced = run_streams(cluster, "beside", SECONDS, probe)
         print(f"paced beside: {describe(paced)}; {len(probe.read_times_s)} probes", flush=True)
-        cluster.settle()
         other = probe_client.Probe(cluster.cluster_file)
         waiting = run_streams(cluster, "before", COMPARED_SECONDS, other)
         print(f"each commit waits for a read version first: {describe(waiting)}; read version p99 "
