@@ -162,6 +162,9 @@ int main_of(int argc, char** argv) {
     }
     left -= world.operations_count;
     ++parameters.seed;
+    // A run of hours that is stopped can go on from here.
+    if (left > 0) fmt::print("{} operations left, from --seed {}\n", left, parameters.seed);
+    std::fflush(stdout);
   }
   fmt::print("{} operations, 0 differences\n", parameters.operations_count);
   return 0;
