@@ -117,14 +117,14 @@ Task<Result<void>> BulkReader::run() {
 }
 
 Task<Result<std::shared_ptr<ReadTransaction>>> BulkReader::ask_version() {
+  auto made = client_.make_transaction();
+  if (!made) co_return propagate(made);
   // Background work asks each time, so that the cluster can slow it down.
   if (request_.background) {
-    auto begun = co_await client_.begin_background(executor_);
+    auto begun = co_await client_.begin_background(executor_, std::move(*made));
     if (!begun) co_return propagate(begun);
     co_return std::make_shared<ReadTransaction>(std::move(begun->handle), begun->version);
   }
-  auto made = client_.make_transaction();
-  if (!made) co_return propagate(made);
   auto version = co_await client_.get_read_version(executor_, made->get());
   if (!version) co_return propagate(version);
   co_return std::make_shared<ReadTransaction>(std::move(*made), *version);

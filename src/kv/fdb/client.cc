@@ -12,43 +12,9 @@
 namespace fdbnbd::kv::fdb {
 
 namespace {
+
 // The cluster has no version to give for background work.
 constexpr fdb_error_t kBatchTransactionThrottled = 1051;
-}  // namespace
-
-Result<TransactionHandle> Client::make_transaction() const {
-  FDBTransaction* made = nullptr;
-  fdb_error_t error = api.database_create_transaction(database.get(), &made);
-  if (error != 0) return tl::unexpected(error_of(api, error, Operation::read, "begin a transaction"));
-  TransactionHandle transaction(made, {&api});
-  error = api.transaction_set_option(made, static_cast<int>(TransactionOption::read_your_writes_disable),
-                                     nullptr, 0);
-  if (error != 0) return tl::unexpected(error_of(api, error, Operation::read, "begin a transaction"));
-  return transaction;
-}
-
-std::shared_ptr<ReadTransaction> Client::shared_read_transaction() {
-  const std::optional<Version> version = read_versions.fresh();
-  if (!version) return nullptr;
-  const std::lock_guard lock(shared_mutex_);
-  if (shared_transaction_ == nullptr || shared_transaction_->version != *version || shared_reads_left_ == 0) {
-    auto made = make_transaction();
-    if (!made) return nullptr;
-    api.transaction_set_read_version(made->get(), *version);
-    shared_transaction_ = std::make_shared<ReadTransaction>(std::move(*made), *version);
-    shared_reads_left_ = limits::kFdbReadsPerTransaction;
-  }
-  --shared_reads_left_;
-  return shared_transaction_;
-}
-
-void Client::retire(const ReadTransaction& transaction, bool is_too_old) {
-  if (is_too_old) read_versions.refuse(transaction.version);
-  const std::lock_guard lock(shared_mutex_);
-  if (shared_transaction_.get() == &transaction) shared_transaction_.reset();
-}
-
-namespace {
 
 // Hints, which older clients do not all have: no harm is done where one is not taken.
 void give_hints(const Api& api, FDBTransaction* transaction, std::initializer_list<TransactionOption> hints) {
@@ -88,31 +54,63 @@ class Patience final : private TimerWork {
 
 }  // namespace
 
-void Client::set_background(FDBTransaction* transaction) const {
-  give_hints(api, transaction, {TransactionOption::priority_batch});
-  let_reads_yield(api, transaction);
+Result<TransactionHandle> Client::make_transaction() const {
+  FDBTransaction* made = nullptr;
+  fdb_error_t error = api.database_create_transaction(database.get(), &made);
+  if (error != 0) return tl::unexpected(error_of(api, error, Operation::read, "begin a transaction"));
+  TransactionHandle transaction(made, {&api});
+  error = api.transaction_set_option(made, static_cast<int>(TransactionOption::read_your_writes_disable),
+                                     nullptr, 0);
+  if (error != 0) return tl::unexpected(error_of(api, error, Operation::read, "begin a transaction"));
+  return transaction;
 }
 
-Task<Result<Client::BackgroundTransaction>> Client::begin_background(Executor& executor) {
-  if (clock.now() >= urgent_until_.load(std::memory_order_relaxed)) {
+std::shared_ptr<ReadTransaction> Client::shared_read_transaction() {
+  const std::optional<Version> version = read_versions.fresh();
+  if (!version) return nullptr;
+  const std::lock_guard lock(shared_mutex_);
+  if (shared_transaction_ == nullptr || shared_transaction_->version != *version || shared_reads_left_ == 0) {
     auto made = make_transaction();
-    if (!made) co_return propagate(made);
-    set_background(made->get());
+    if (!made) return nullptr;
+    api.transaction_set_read_version(made->get(), *version);
+    shared_transaction_ = std::make_shared<ReadTransaction>(std::move(*made), *version);
+    shared_reads_left_ = limits::kFdbReadsPerTransaction;
+  }
+  --shared_reads_left_;
+  return shared_transaction_;
+}
+
+void Client::retire(const ReadTransaction& transaction, bool is_too_old) {
+  if (is_too_old) read_versions.refuse(transaction.version);
+  const std::lock_guard lock(shared_mutex_);
+  if (shared_transaction_.get() == &transaction) shared_transaction_.reset();
+}
+
+Task<Result<Client::BackgroundTransaction>> Client::begin_background(Executor& executor,
+                                                                     TransactionHandle transaction) {
+  let_reads_yield(api, transaction.get());
+  const bool yields = clock.now() >= urgent_until_.load(std::memory_order_relaxed);
+  if (yields) {
+    give_hints(api, transaction.get(), {TransactionOption::priority_batch});
     Version version = 0;
-    Patience patience(api, executor, made->get(), background_patience);
-    const fdb_error_t error = co_await ask_read_version(executor, made->get(), version);
+    Patience patience(api, executor, transaction.get(), background_patience);
+    const fdb_error_t error = co_await ask_read_version(executor, transaction.get(), version);
     if (!patience.is_over() && error == 0)
-      co_return BackgroundTransaction{std::move(*made), version, /*yields=*/true};
+      co_return BackgroundTransaction{std::move(transaction), version, /*yields=*/true};
     if (!patience.is_over() && error != kBatchTransactionThrottled)
-      co_return tl::unexpected(error_of(api, error, Operation::read, "get a read version"));
+      co_return tl::unexpected(co_await read_version_failure(executor, error));
     urgent_until_.store(clock.now() + limits::kFdbBackgroundUrgency, std::memory_order_relaxed);
   }
-  auto made = make_transaction();
-  if (!made) co_return propagate(made);
-  let_reads_yield(api, made->get());
-  auto version = co_await get_read_version(executor, made->get());
+  if (yields) {
+    // The first one is of no use any more, and `patience` has let go of it.
+    auto another = make_transaction();
+    if (!another) co_return propagate(another);
+    transaction = std::move(*another);
+    let_reads_yield(api, transaction.get());
+  }
+  auto version = co_await get_read_version(executor, transaction.get());
   if (!version) co_return propagate(version);
-  co_return BackgroundTransaction{std::move(*made), *version, /*yields=*/false};
+  co_return BackgroundTransaction{std::move(transaction), *version, /*yields=*/false};
 }
 
 StallWarning::StallWarning(Client& client, Executor& executor, const char* waits_for)
@@ -149,9 +147,13 @@ Task<Result<Version>> Client::get_read_version(Executor& executor, FDBTransactio
   Version version = 0;
   const fdb_error_t error = co_await ask_read_version(executor, transaction, version);
   if (error == 0) co_return version;
+  co_return tl::unexpected(co_await read_version_failure(executor, error));
+}
+
+Task<Error> Client::read_version_failure(Executor& executor, fdb_error_t error) const {
   if (meaning_of(error, Operation::read).remedy == Remedy::long_wait)
     co_await sleep_for(executor, limits::kFdbLongWait);
-  co_return tl::unexpected(error_of(api, error, Operation::read, "get a read version"));
+  co_return error_of(api, error, Operation::read, "get a read version");
 }
 
 Task<void> wait_before_attempt(Executor& executor, Remedy remedy, uint32_t attempt, Random& random) {

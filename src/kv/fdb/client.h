@@ -70,18 +70,16 @@ struct Client {
   // A new transaction that does not see its own writes. No timeout and no retry limit, ever: a commit that is
   // given up may still take effect.
   Result<TransactionHandle> make_transaction() const;
-  // Reads and read versions of `transaction` yield to those of others. Before anything else is asked of it.
-  void set_background(FDBTransaction* transaction) const;
-
   struct BackgroundTransaction {
     TransactionHandle handle;
     Version version = 0;  // which it has
     bool yields = false;  // its version was left over by others
   };
-  // A transaction for background work. Its read version is one that others leave, so that the cluster slows
-  // it down first; where they leave none for `background_patience`, it takes its turn among them, and so does
-  // what comes in the next limits::kFdbBackgroundUrgency. Its reads yield always.
-  Task<Result<BackgroundTransaction>> begin_background(Executor& executor);
+  // Makes a new transaction one for background work, or gives another one for it. Its read version is one
+  // that others leave, so that the cluster slows it down first; where they leave none for
+  // `background_patience`, it takes its turn among them, and so does what comes in the next
+  // limits::kFdbBackgroundUrgency. Its reads yield always.
+  Task<Result<BackgroundTransaction>> begin_background(Executor& executor, TransactionHandle transaction);
 
   // At the cached read version, shared with other reads; nothing where that is not fresh. Any thread.
   std::shared_ptr<ReadTransaction> shared_read_transaction();
@@ -95,6 +93,9 @@ struct Client {
  private:
   // The error of the read version's future, 0 for success.
   Task<fdb_error_t> ask_read_version(Executor& executor, FDBTransaction* transaction, Version& version);
+
+  // What it means, once the cluster has been left alone for a while where it asks for that.
+  Task<Error> read_version_failure(Executor& executor, fdb_error_t error) const;
 
   // Until then background work does not wait for what others leave.
   std::atomic<MonotonicTime> urgent_until_ = MonotonicTime{};

@@ -51,12 +51,9 @@ class FdbTransaction final : public Transaction {
   const Api& api() const { return client_.api; }
   // Before each mutation: counts it. False where there is no transaction to put it into.
   bool begin_mutation(std::string_view key, std::string_view value);
-  // What is put in before the first read, a version among it, has to stay.
-  void touch() {
-    is_blank_ = false;
-    begins_in_background_ = false;
-  }
-  // By the first read.
+  // Before whatever is asked of it or put into it: whether background work is to begin first. What is put in
+  // before that, a version among it, has to stay, and so does the transaction.
+  bool leave_blank() { return std::exchange(stage_, Stage::used) == Stage::blank_background; }
   Task<Result<void>> begin_in_background();
   // Until the cluster lets one more transaction start; its version is not used.
   Task<void> wait_for_a_version();
@@ -73,8 +70,8 @@ class FdbTransaction final : public Transaction {
   std::optional<Error> failure_;  // of a call that cannot report it
   std::optional<Version> read_version_;
   bool is_version_given_ = false;  // rather than asked for
-  bool is_blank_ = true;           // nothing was asked of it, or put into it
-  bool begins_in_background_ = false;
+  enum class Stage : uint8_t { blank, blank_background, used };
+  Stage stage_ = Stage::blank;
   bool does_not_yield_ = false;  // though it is background work
   bool write_conflicts_ = true;
   bool mutated_ = false;
@@ -87,16 +84,16 @@ void FdbTransaction::keep_failure(fdb_error_t error, std::string_view doing) {
 }
 
 void FdbTransaction::set_background() {
-  ASSERT(is_blank_);
-  if (failure_) return;
-  client_.set_background(transaction_.get());
-  begins_in_background_ = true;
+  ASSERT(stage_ == Stage::blank);
+  stage_ = Stage::blank_background;
 }
 
 Task<Result<void>> FdbTransaction::begin_in_background() {
-  begins_in_background_ = false;
-  auto begun = co_await client_.begin_background(executor_);
-  if (!begun) co_return propagate(begun);
+  auto begun = co_await client_.begin_background(executor_, std::move(transaction_));
+  if (!begun) {
+    failure_ = begun.error();
+    co_return propagate(begun);
+  }
   transaction_ = std::move(begun->handle);
   read_version_ = begun->version;
   does_not_yield_ = !begun->yields;
@@ -105,8 +102,7 @@ Task<Result<void>> FdbTransaction::begin_in_background() {
 
 Task<Result<Version>> FdbTransaction::read_version() {
   if (failure_) co_return tl::unexpected(*failure_);
-  is_blank_ = false;
-  if (begins_in_background_) CO_RETURN_IF_ERROR(co_await begin_in_background());
+  if (leave_blank()) CO_RETURN_IF_ERROR(co_await begin_in_background());
   if (read_version_) co_return *read_version_;
   auto version = co_await client_.get_read_version(executor_, transaction_.get());
   if (version) read_version_ = *version;
@@ -115,7 +111,7 @@ Task<Result<Version>> FdbTransaction::read_version() {
 
 void FdbTransaction::set_read_version(Version version) {
   if (failure_) return;
-  touch();
+  leave_blank();
   read_version_ = version;
   is_version_given_ = true;
   api().transaction_set_read_version(transaction_.get(), version);
@@ -125,7 +121,7 @@ void FdbTransaction::set_read_version(Version version) {
 bool FdbTransaction::use_recent_version() {
   const std::optional<Version> version = client_.read_versions.fresh();
   if (failure_ || !version) return false;
-  touch();
+  leave_blank();
   read_version_ = *version;
   api().transaction_set_read_version(transaction_.get(), *version);
   return true;
@@ -133,8 +129,7 @@ bool FdbTransaction::use_recent_version() {
 
 Task<Result<std::optional<std::string>>> FdbTransaction::get(std::string_view key, Isolation isolation) {
   if (failure_) co_return tl::unexpected(*failure_);
-  is_blank_ = false;
-  if (begins_in_background_) CO_RETURN_IF_ERROR(co_await begin_in_background());
+  if (leave_blank()) CO_RETURN_IF_ERROR(co_await begin_in_background());
   const Future future(api(), api().transaction_get(transaction_.get(), bytes_of(key), length_of(key),
                                                    isolation == Isolation::snapshot));
   fdb_error_t error = co_await future.ready(executor_);
@@ -151,8 +146,7 @@ Task<Result<RangeResult>> FdbTransaction::get_range(KeyRange range, RangeOptions
                                                     Isolation isolation) {
   ASSERT(options.rows_limit > 0);
   if (failure_) co_return tl::unexpected(*failure_);
-  is_blank_ = false;
-  if (begins_in_background_) CO_RETURN_IF_ERROR(co_await begin_in_background());
+  if (leave_blank()) CO_RETURN_IF_ERROR(co_await begin_in_background());
   RangeResult result;
   if (range.begin >= range.end) co_return result;
   std::string begin(range.begin);
@@ -200,7 +194,7 @@ Task<Result<bool>> FdbTransaction::get_range_part(std::string& begin, std::strin
 bool FdbTransaction::begin_mutation(std::string_view key, std::string_view value) {
   mutation_bytes_ += key.size() + value.size();
   mutated_ = true;
-  touch();
+  leave_blank();
   if (failure_) return false;
   if (!write_conflicts_) {
     // It holds for the next mutation alone.
@@ -236,7 +230,7 @@ void FdbTransaction::mutate_bits(MutationType type, std::string_view key, std::s
 
 void FdbTransaction::add_read_conflict(KeyRange range) {
   if (failure_ || range.begin >= range.end) return;
-  touch();
+  leave_blank();
   keep_failure(api().transaction_add_conflict_range(
                    transaction_.get(), bytes_of(range.begin), length_of(range.begin), bytes_of(range.end),
                    length_of(range.end), static_cast<int>(ConflictRangeType::read)),

@@ -32,16 +32,15 @@ double WriteRate::History::bytes_before(MonotonicTime end, Duration length) cons
 }
 
 Duration WriteRate::reserve(MonotonicTime now, uint64_t bytes) {
-  if (now - looked_at_ >= kForget) is_bound_ = false;
-  Duration wait = Duration::zero();
+  is_bound_ = is_bound_ && now - looked_at_ < kForget;
+  const Duration turn = wait(now);
   if (is_bound_) {
     next_turn_ = std::max(next_turn_, now - Duration(kBurst));
-    wait = std::max(next_turn_ - now, Duration::zero());
     const std::chrono::duration<double> takes(static_cast<double>(bytes) / bytes_per_second(now));
     next_turn_ += std::chrono::duration_cast<Duration>(takes);
   }
   written_.add(now, bytes);
-  return wait;
+  return turn;
 }
 
 Duration WriteRate::wait(MonotonicTime now) const {

@@ -127,6 +127,16 @@ TEST_F(WriteRateTest, NeverStopsWriting) {
   EXPECT_GE(rate_.bytes_per_second(now_), 1e6);
 }
 
+TEST_F(WriteRateTest, TellsHowLongTheNextOneWouldWaitWithoutTakingItsTurn) {
+  EXPECT_EQ(rate_.wait(now_), Duration::zero());
+  rate_.on_queue(now_, {3 * limits::kFdbStorageQueueBytes, seconds(60)});
+  for (int i = 0; i < 100; ++i) rate_.reserve(now_, kCommitBytes);
+  const Duration next = rate_.wait(now_);
+  EXPECT_GT(next, seconds(1));
+  EXPECT_EQ(rate_.wait(now_), next);
+  EXPECT_EQ(rate_.reserve(now_, kCommitBytes), next);
+}
+
 TEST_F(WriteRateTest, AfterAPauseThereIsNoBound) {
   rate_.reserve(now_, kCommitBytes);
   rate_.on_queue(now_, {limits::kFdbStorageQueueBytes, seconds(60)});
