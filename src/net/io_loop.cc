@@ -8,6 +8,9 @@
 #include <array>
 #include <cerrno>
 #include <climits>
+#include <ctime>
+#include <optional>
+#include <span>
 #include <system_error>
 #include <utility>
 
@@ -23,6 +26,28 @@ constexpr int kRoundsPerWait = 8;
 constexpr int kEventsPerWait = 128;
 
 constexpr uint32_t kReadEvents = EPOLLIN | EPOLLRDHUP | EPOLLET;
+
+timespec timespec_of(Duration duration) {
+  const auto whole_seconds = std::chrono::floor<std::chrono::seconds>(duration);
+  return {.tv_sec = whole_seconds.count(),
+          .tv_nsec = std::chrono::nanoseconds(duration - whole_seconds).count()};
+}
+
+// For ever without a `timeout`. Commits are kept back for less than the millisecond that epoll_wait counts
+// in.
+int wait_for_events(int epoll, std::span<epoll_event> events, const std::optional<Duration>& timeout) {
+  const auto most = static_cast<int>(events.size());
+  const timespec exact = timespec_of(timeout.value_or(Duration::zero()));
+  const int count = ::epoll_pwait2(epoll, events.data(), most, timeout ? &exact : nullptr, nullptr);
+  if (count >= 0 || errno != ENOSYS) return count;
+  // Linux before 5.11.
+  int timeout_ms = -1;
+  if (timeout) {
+    const auto left = std::chrono::ceil<std::chrono::milliseconds>(*timeout).count();
+    timeout_ms = static_cast<int>(std::min<int64_t>(left, INT_MAX));
+  }
+  return ::epoll_wait(epoll, events.data(), most, timeout_ms);
+}
 
 }  // namespace
 
@@ -79,24 +104,20 @@ void IoLoop::run_ready() {
 }
 
 void IoLoop::wait() {
-  int timeout_ms = 0;
+  std::optional<Duration> timeout = Duration::zero();
+  bool sleeps = false;
   if (ready_.empty()) {
-    timeout_ms = -1;
-    if (const auto due = timers_.next_due()) {
-      const auto left = std::chrono::ceil<std::chrono::milliseconds>(*due - clock_.now()).count();
-      timeout_ms = static_cast<int>(std::clamp<int64_t>(left, 0, INT_MAX));
-    }
+    timeout.reset();
+    if (const auto due = timers_.next_due()) timeout = std::max(*due - clock_.now(), Duration::zero());
     const std::lock_guard lock(mutex_);
-    if (!remote_.empty()) {
-      timeout_ms = 0;
-    } else {
-      asleep_ = timeout_ms != 0;
-    }
+    if (!remote_.empty()) timeout = Duration::zero();
+    sleeps = timeout != Duration::zero();
+    asleep_ = sleeps;
   }
   std::array<epoll_event, kEventsPerWait> events;
-  const int count = ::epoll_wait(epoll_.get(), events.data(), kEventsPerWait, timeout_ms);
+  const int count = wait_for_events(epoll_.get(), events, timeout);
   ASSERT(count >= 0 || errno == EINTR);
-  if (timeout_ms != 0) {
+  if (sleeps) {
     const std::lock_guard lock(mutex_);
     asleep_ = false;
   }

@@ -4,6 +4,7 @@
 #include <iterator>
 #include <utility>
 
+#include "base/assert.h"
 #include "base/limits.h"
 #include "base/log.h"
 #include "kv/retry.h"
@@ -14,7 +15,13 @@ CommitQueue::CommitQueue(kv::Engine& engine, Executor& executor, Fence& fence)
     : engine_(engine),
       executor_(executor),
       fence_(fence),
-      batches_limit_(engine.capabilities().commits_in_flight) {}
+      batches_limit_(engine.capabilities().commits_in_flight),
+      gather_limit_(engine.capabilities().gather_wait) {}
+
+CommitQueue::~CommitQueue() {
+  ASSERT(is_queue_empty() && batches_count_ == 0);
+  stop_gathering();
+}
 
 Task<Result<void>> CommitQueue::commit(std::vector<Intent*> intents) {
   Group group(intents.size());
@@ -32,17 +39,43 @@ void CommitQueue::enqueue(Queue& queue, Intent& intent, Group& group) {
   intent.group_ = &group;
   queue.push_back(&intent);
   queued_bytes_ += intent.estimated_bytes;
+  if (expected_count_ > 0) --expected_count_;
   schedule_pump();
 }
 
 bool CommitQueue::may_start() const {
   if (is_queue_empty() || batches_count_ >= batches_limit_) return false;
-  return batches_count_ < limits::kMaxPartialCommits || queued_bytes_ >= limits::kCommitTargetBytes;
+  if (queued_bytes_ >= limits::kCommitTargetBytes) return true;
+  return batches_count_ < limits::kMaxPartialCommits && !is_more_likely();
+}
+
+bool CommitQueue::is_more_likely() const {
+  if (gather_limit_ == Duration::zero() || gather_ == Gather::waited) return false;
+  return expected_count_ > 0 || batches_count_ > 0;
+}
+
+void CommitQueue::start_gathering() {
+  if (is_queue_empty() || gather_ != Gather::no || !is_more_likely()) return;
+  gather_ = Gather::waiting;
+  // Small beside what a commit takes, so that little is lost where nothing more comes.
+  executor_.start_timer(gathering_, std::min(gather_limit_, commit_took_ / 4));
+}
+
+void CommitQueue::stop_gathering() {
+  if (gather_ == Gather::waiting) executor_.cancel_timer(gathering_);
+  gather_ = Gather::no;
+}
+
+void CommitQueue::on_gathered() {
+  gather_ = Gather::waited;
+  expected_count_ = 0;
+  schedule_pump();
 }
 
 // Posted rather than called, so that all requests of one receive are queued before the first batch is cut.
 void CommitQueue::schedule_pump() {
-  if (pump_posted_ || !may_start()) return;
+  if (pump_posted_) return;
+  if (!may_start()) return start_gathering();
   pump_posted_ = true;
   executor_.post(pump_);
 }
@@ -79,12 +112,17 @@ void CommitQueue::start_batches() {
     fill(batch, large_, limits::kCommitTargetBytes);
     ++batches_count_;
   }
+  stop_gathering();
+  start_gathering();  // for what is left
   for (Batch& batch : batches) scope_.spawn(run_batch(std::move(batch.intents)));
 }
 
 Task<void> CommitQueue::run_batch(std::vector<Intent*> batch) {
+  const MonotonicTime started_at = executor_.clock().now();
   const Result<void> result = co_await commit_batch(batch);
+  commit_took_ = executor_.clock().now() - started_at;
   --batches_count_;
+  expected_count_ += batch.size();
   schedule_pump();
   finish(batch, result);
 }

@@ -9,6 +9,7 @@
 #include "async/executor.h"
 #include "async/scope.h"
 #include "async/task.h"
+#include "base/clock.h"
 #include "base/random.h"
 #include "base/result.h"
 #include "kv/engine.h"
@@ -17,11 +18,18 @@
 
 namespace fdbnbd::volume {
 
-// Group commit without a timer: what queued while earlier commits were in flight goes together, in the order
-// of arrival, up to limits::kCommitTargetBytes a transaction and as many transactions at once as the engine
-// asks for; beyond limits::kMaxPartialCommits only full ones, since many small transactions cost the store
-// more than few large ones. The callers' range locks see to it that no two intents in the queue touch one
-// block. On the executor's thread.
+// Group commit: what queued while earlier commits were in flight goes together, in the order of arrival, up
+// to limits::kCommitTargetBytes a transaction and as many transactions at once as the engine asks for; beyond
+// limits::kMaxPartialCommits only full ones, since many small transactions cost the store more than few large
+// ones.
+//
+// Where the engine allows it, what does not fill a transaction is kept back for a moment while more is likely
+// to come: until those that the last commits answered have asked again, and until what is in flight is done.
+// A client that keeps many requests in flight then has them in one transaction rather than spread over
+// several; one that has a single request in flight never waits.
+//
+// The callers' range locks see to it that no two intents in the queue touch one block. On the executor's
+// thread.
 class CommitQueue {
   class Group;
 
@@ -50,6 +58,8 @@ class CommitQueue {
   };
 
   CommitQueue(kv::Engine& engine, Executor& executor, Fence& fence);
+  // Idle.
+  ~CommitQueue();
 
   // Commits all of `intents`, in one or several transactions; done when all are resolved. The first failure,
   // if any; then some of the others may have taken effect. fenced, no_space, io, corruption; conflict where
@@ -89,12 +99,27 @@ class CommitQueue {
     CommitQueue& queue_;
   };
 
+  // Ends the time for which what is queued is kept back.
+  class Gathering final : public TimerWork {
+   public:
+    explicit Gathering(CommitQueue& queue) : queue_(queue) {}
+    void run() noexcept override { queue_.on_gathered(); }
+
+   private:
+    CommitQueue& queue_;
+  };
+
   // Of two queues: requests of one intent, and larger ones. A batch takes from both, so that a small request
   // does not wait behind all that large ones have queued.
   using Queue = std::deque<Intent*>;
   void enqueue(Queue& queue, Intent& intent, Group& group);
   bool is_queue_empty() const { return small_.empty() && large_.empty(); }
   bool may_start() const;
+  // Whether what is queued, less than a transaction full, is better kept back.
+  bool is_more_likely() const;
+  void start_gathering();
+  void stop_gathering();
+  void on_gathered();
   // Moves the first intent of `queue` to the batch, and more while it stays within the bounds.
   struct Batch;
   void fill(Batch& batch, Queue& queue, uint64_t bytes_limit);
@@ -110,11 +135,18 @@ class CommitQueue {
   Executor& executor_;
   Fence& fence_;
   const uint32_t batches_limit_;
+  const Duration gather_limit_;
   Random random_{1};  // for back-off
   Queue small_;
   Queue large_;
   uint64_t queued_bytes_ = 0;   // of both queues
   uint32_t batches_count_ = 0;  // in flight
+  // Of intents that are likely to come soon: as many as ended since, less those that came.
+  uint64_t expected_count_ = 0;
+  Duration commit_took_{};  // the last one
+  enum class Gather : uint8_t { no, waiting, waited };
+  Gather gather_ = Gather::no;
+  Gathering gathering_{*this};
   bool pump_posted_ = false;
   Pump pump_{*this};
   TaskScope scope_;

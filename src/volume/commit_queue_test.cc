@@ -3,8 +3,12 @@
 #include <gtest/gtest.h>
 
 #include <array>
+#include <chrono>
 #include <cstring>
 #include <new>
+#include <set>
+#include <utility>
+#include <vector>
 
 #include "async/sim_loop.h"
 #include "kv/memory/memory_engine.h"
@@ -74,6 +78,126 @@ TEST_F(CommitQueueTest, IntentsOfOneCallAreDoneTogether) {
   EXPECT_TRUE(loop_.run(queue.commit({&first, &second})));
   EXPECT_TRUE(first.is_committed());
   EXPECT_TRUE(second.is_committed());
+}
+
+// Where commits take a millisecond, and changes may be kept back for half of one.
+class GatheringTest : public testing::Test {
+ protected:
+  static constexpr Duration kCommitTakes = std::chrono::milliseconds(1);
+
+  GatheringTest() {
+    const auto transaction = engine_->begin(loop_);
+    transaction->set(fence_key_, FenceRecord{.top_layer = kTop}.encode());
+    EXPECT_TRUE(loop_.run(transaction->commit()));
+    EXPECT_TRUE(loop_.run(fence_.acquire()));
+    engine_->faults().set_latency(kCommitTakes, kCommitTakes);
+  }
+
+  static kv::MemoryOptions options() {
+    kv::MemoryOptions options;
+    options.capabilities.commits_in_flight = 16;
+    options.capabilities.gather_wait = std::chrono::microseconds(500);
+    return options;
+  }
+
+  // Notes the transaction and the time of each attempt.
+  class Write final : public CommitQueue::Intent {
+   public:
+    explicit Write(GatheringTest& test) : test_(test) {
+      layer = kTop;
+      mutations_count = 1;
+      estimated_bytes = 4160;
+    }
+    void apply(kv::Transaction& transaction) override {
+      test_.transactions_.emplace(test_.loop_.clock().now(), &transaction);
+      transaction.set("key", "value");
+    }
+
+   private:
+    GatheringTest& test_;
+  };
+
+  // One write after the other, a little apart, as a client sends them that was answered.
+  Task<void> write(uint32_t count, Duration pause) {
+    for (uint32_t i = 0; i < count; ++i) {
+      co_await sleep_for(loop_, pause);
+      Write intent(*this);
+      EXPECT_TRUE(co_await queue_.commit(intent));
+    }
+  }
+
+  Duration now() const { return loop_.clock().now().time_since_epoch(); }
+
+  // How long `tasks` take that run beside each other.
+  Duration run(std::vector<Task<void>> tasks) {
+    const Duration started_at = now();
+    TaskScope scope;
+    for (Task<void>& task : tasks) scope.spawn(std::move(task));
+    while (scope.running_count() > 0 && loop_.step()) {
+    }
+    EXPECT_EQ(scope.running_count(), 0U);
+    return now() - started_at;
+  }
+
+  Duration run(Task<void> task) {
+    std::vector<Task<void>> tasks;
+    tasks.push_back(std::move(task));
+    return run(std::move(tasks));
+  }
+
+  SimLoop loop_{1};
+  const std::unique_ptr<kv::MemoryEngine> engine_ = kv::open_memory_engine(options()).value();
+  const std::string fence_key_ = KeySpace("").fence({1});
+  Fence fence_{*engine_, loop_, fence_key_, InstanceId{7}};
+  CommitQueue queue_{*engine_, loop_, fence_};
+  std::set<std::pair<MonotonicTime, const kv::Transaction*>> transactions_;
+};
+
+TEST_F(GatheringTest, RequestsThatComeBackOneByOneGoTogetherAgain) {
+  constexpr uint32_t kClients = 64;
+  constexpr uint32_t kWrites = 100;
+  engine_->faults().set_latency(kCommitTakes * 8 / 10, kCommitTakes * 12 / 10);
+  std::vector<Task<void>> clients;
+  for (uint32_t i = 0; i < kClients; ++i) clients.push_back(write(kWrites, std::chrono::microseconds(3 * i)));
+  run(std::move(clients));
+  // Those that are on their way apart from each other meet sooner or later, and stay together.
+  EXPECT_LE(transactions_.size(), kWrites * 13 / 10);
+}
+
+TEST_F(GatheringTest, OneRequestAtATimeIsNeverKeptBack) {
+  constexpr uint32_t kWrites = 10;
+  const auto pause = std::chrono::microseconds(10);
+  EXPECT_LT(run(write(kWrites, pause)), kWrites * (kCommitTakes + pause) + std::chrono::microseconds(100));
+  EXPECT_EQ(transactions_.size(), kWrites);
+}
+
+TEST_F(GatheringTest, WhereTheOthersDoNotComeBackOneGoesAfterAQuarterOfACommit) {
+  std::vector<Task<void>> clients;
+  for (uint32_t i = 0; i < 8; ++i) clients.push_back(write(1, std::chrono::microseconds(1)));
+  run(std::move(clients));
+  EXPECT_LT(run(write(1, std::chrono::microseconds(1))), kCommitTakes * 13 / 10);
+  EXPECT_GE(run(write(1, std::chrono::microseconds(1))), kCommitTakes);
+}
+
+TEST_F(GatheringTest, OneThatComesWhileAnotherIsInFlightDoesNotWaitForItsEnd) {
+  std::vector<Task<void>> clients;
+  clients.push_back(write(1, std::chrono::microseconds(1)));
+  clients.push_back(write(1, std::chrono::microseconds(100)));
+  run(write(1, std::chrono::microseconds(1)));  // from which is known how long a commit takes
+  EXPECT_LT(run(std::move(clients)), kCommitTakes * 15 / 10);
+}
+
+TEST_F(GatheringTest, WhatFillsATransactionGoesAtOnce) {
+  std::vector<Task<void>> clients;
+  for (uint32_t i = 0; i < 64; ++i) clients.push_back(write(1, std::chrono::microseconds(1)));
+  clients.push_back(write(1, std::chrono::microseconds(2)));
+  run(std::move(clients));
+  transactions_.clear();
+  clients.clear();
+  // One of the 65 does not come back.
+  for (uint32_t i = 0; i < 64; ++i) clients.push_back(write(1, std::chrono::microseconds(1)));
+  EXPECT_LT(run(std::move(clients)), kCommitTakes * 11 / 10);
+  EXPECT_EQ(transactions_.size(), 1U);
 }
 
 }  // namespace
