@@ -1,5 +1,6 @@
 #include <gtest/gtest.h>
 
+#include <array>
 #include <string>
 #include <vector>
 
@@ -97,6 +98,7 @@ TEST(Timers, ACancelledTimerDoesNotRun) {
 // Counts how many exclusive and shared holders each cell of the space has, and in which order they came.
 struct World {
   RangeLock lock;
+  uint64_t cell_length = 1;
   std::vector<int> exclusive = std::vector<int>(32);
   std::vector<int> shared = std::vector<int>(32);
   std::vector<uint64_t> last_writer = std::vector<uint64_t>(32);
@@ -105,7 +107,8 @@ struct World {
 
 Task<void> hold(SimLoop& loop, World& world, uint64_t number, uint64_t begin, uint64_t end,
                 RangeLock::Mode mode) {
-  RangeLock::Guard guard(world.lock, begin, end, mode);
+  // Its last cell only in part.
+  RangeLock::Guard guard(world.lock, begin * world.cell_length, (end - 1) * world.cell_length + 1, mode);
   co_await guard.acquire();
   const bool writes = mode == RangeLock::Mode::exclusive;
   for (uint64_t i = begin; i < end; ++i) {
@@ -136,10 +139,13 @@ Task<void> many_holders(SimLoop& loop, World& world, int count) {
 }
 
 TEST(RangeLock, ExcludesConflictsKeepsOrderAndLosesNobody) {
-  for (uint64_t seed = 0; seed < 200; ++seed) {
+  for (uint64_t seed = 0; seed < 400; ++seed) {
     SCOPED_TRACE(seed);
     SimLoop loop(seed);
     World world;
+    // Many cells to a piece of the lock's filter, several pieces to a cell, and cells that share counters.
+    constexpr std::array<uint64_t, 4> kCellLengths{1, 64, 200, 512 * 64};
+    world.cell_length = kCellLengths[seed % kCellLengths.size()];
     loop.run(many_holders(loop, world, 60));
     EXPECT_EQ(world.done_count, 60);
     EXPECT_EQ(world.lock.size(), 0u);

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <array>
 #include <coroutine>
 #include <cstddef>
 #include <cstdint>
@@ -11,8 +12,8 @@ namespace fdbnbd {
 // every earlier one that overlaps it and conflicts with it, granted or not, so nobody starves. All on one
 // thread.
 //
-// Cost: one pass over the granted and waiting ranges for each request and each release; they are bounded by
-// limits::kMaxRequestsPerVolume.
+// Cost: one pass over the granted and waiting ranges for each request that has one of them near it, and for
+// each release while somebody waits; they are bounded by limits::kMaxRequestsPerVolume.
 class RangeLock {
  public:
   enum class Mode : uint8_t { shared, exclusive };
@@ -55,6 +56,10 @@ class RangeLock {
              (mode_ == Mode::exclusive || other.mode_ == Mode::exclusive);
     }
 
+    uint64_t first_piece() const { return begin_ / kPieceLength; }
+    uint64_t end_piece() const { return (end_ - 1) / kPieceLength + 1; }
+    bool is_long() const { return end_piece() - first_piece() > kMaxPieces; }
+
     RangeLock& lock_;
     const uint64_t begin_;
     const uint64_t end_;
@@ -70,13 +75,24 @@ class RangeLock {
   size_t size() const { return size_; }
 
  private:
+  // A filter of where the requests are: pieces of the space, of which several share a counter.
+  static constexpr uint64_t kPieceLength = 64;
+  static constexpr size_t kCountersCount = 512;
+  static constexpr uint64_t kMaxPieces = 8;  // of a range that has its pieces counted
+
   bool enter(Guard& guard);
   void leave(Guard& guard);
+  // False where no request can overlap `guard`.
+  bool has_neighbours(const Guard& guard) const;
+  void count(const Guard& guard, int change);
 
   // All requests in order of arrival.
   Guard* first_ = nullptr;
   Guard* last_ = nullptr;
   size_t size_ = 0;
+  size_t waiting_count_ = 0;
+  size_t long_count_ = 0;  // with more than kMaxPieces
+  std::array<uint32_t, kCountersCount> near_{};
   // Granted by a release and not resumed yet. Only the outermost release resumes, so a long queue of requests
   // that end at once does not nest on the stack.
   std::deque<std::coroutine_handle<>> runnable_;

@@ -148,6 +148,13 @@ Task<Result<void>> Volume::write_locked(uint64_t offset_bytes, ByteView data, Bl
 
   const uint64_t blocks_per_intent =
       std::clamp<uint64_t>(limits::kCommitTargetBytes / record_.block_bytes(), 1, WriteIntent::kBlocks);
+  const uint64_t blocks_left_in_extent = limits::kBlocksPerExtent - span.begin % limits::kBlocksPerExtent;
+  if (span.end - span.begin <= std::min(blocks_per_intent, blocks_left_in_extent)) {
+    // Most requests are one intent: it lives in this frame.
+    WriteIntent intent(source, span.begin, static_cast<uint32_t>(span.end - span.begin), zero_state);
+    ExtentIntent* pointer = &intent;
+    co_return co_await commit(std::span(&pointer, 1));
+  }
   std::deque<WriteIntent> intents;
   std::vector<ExtentIntent*> pointers;
   for (uint64_t block = span.begin; block < span.end;) {
@@ -158,22 +165,27 @@ Task<Result<void>> Volume::write_locked(uint64_t offset_bytes, ByteView data, Bl
     pointers.push_back(&intents.back());
     block += count;
   }
-  co_return co_await commit(std::move(pointers));
+  co_return co_await commit(pointers);
 }
 
-Task<Result<void>> Volume::commit(std::vector<ExtentIntent*> intents) {
+Task<Result<void>> Volume::commit(std::span<ExtentIntent*> intents) {
   while (true) {
     const LayerShape layer_shape = shape();
-    std::vector<CommitQueue::Intent*> with_changes;
-    with_changes.reserve(intents.size());
-    for (ExtentIntent* intent : intents) {
-      intent->prepare(layer_shape, view_of(*intent));
-      if (!intent->is_empty()) with_changes.push_back(intent);
+    for (ExtentIntent* intent : intents) intent->prepare(layer_shape, view_of(*intent));
+    const auto changes_count =
+        std::ranges::count_if(intents, [](const ExtentIntent* intent) { return !intent->is_empty(); });
+    if (changes_count == 0) co_return co_await prove_tenure();
+    Result<void> committed;
+    if (intents.size() == 1) {
+      committed = co_await commits_.commit(*intents.front());
+    } else {
+      std::vector<CommitQueue::Intent*> with_changes;
+      std::ranges::copy_if(intents, std::back_inserter(with_changes),
+                           [](const ExtentIntent* intent) { return !intent->is_empty(); });
+      committed = co_await commits_.commit(std::move(with_changes));
     }
-    if (with_changes.empty()) co_return co_await prove_tenure();
-    const Result<void> committed = co_await commits_.commit(std::move(with_changes));
     // Each intent has its own outcome: some of a large request's may have happened where others failed.
-    std::vector<ExtentIntent*> left;
+    size_t left_count = 0;
     const LayerSlot slot = chain_.map().slot_of(layer_shape.layer);
     for (ExtentIntent* intent : intents) {
       if (intent->is_empty()) continue;
@@ -181,14 +193,14 @@ Task<Result<void>> Volume::commit(std::vector<ExtentIntent*> intents) {
         chain_.map().change_own(intent->extent_index(), intent->first(), intent->count(), intent->after(),
                                 slot);
       } else {
-        left.push_back(intent);
+        intents[left_count++] = intent;
       }
     }
     note_usage();
     if (committed || committed.error().code != Errc::conflict) co_return committed;
     // A snapshot was taken: what is left goes to the new top layer. The locks are held, so nothing else has
     // changed for it.
-    intents = std::move(left);
+    intents = intents.first(left_count);
   }
 }
 
@@ -291,7 +303,7 @@ Task<Result<void>> Volume::clear_blocks_locked(BlockSpan span, BlockState target
                            static_cast<uint32_t>(to - from), target);
       pointers.push_back(&intents.back());
     }
-    CO_RETURN_IF_ERROR(co_await commit(std::move(pointers)));
+    CO_RETURN_IF_ERROR(co_await commit(pointers));
     next_block = (extents.back() + 1) * limits::kBlocksPerExtent;
   }
   co_return Result<void>{};

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -206,7 +207,7 @@ class Volume final : public block::Export {
   Task<void> finish_shrink();
 
   // Prepares the intents and commits those that have something to commit, then takes over their bits.
-  Task<Result<void>> commit(std::vector<ExtentIntent*> intents);
+  Task<Result<void>> commit(std::span<ExtentIntent*> intents);
   // What becomes of a flattening when a snapshot puts another layer on top.
   enum class FlattenStep : uint8_t { more, extent_done, outdated };
   // False where `top` is not the top any more.
