@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <iterator>
+#include <span>
 #include <utility>
 
 #include "base/assert.h"
@@ -72,16 +73,35 @@ void CommitQueue::on_gathered() {
   schedule_pump();
 }
 
+void CommitQueue::extend_draft() {
+  while (draft_.intents_count < small_.size()) {
+    Intent& next = *small_[draft_.intents_count];
+    const uint64_t bytes = draft_.bytes + next.estimated_bytes;
+    const uint32_t mutations_count = draft_.mutations_count + next.mutations_count;
+    if (bytes > limits::kCommitTargetBytes || mutations_count > limits::kMaxMutationsPerCommit) return;
+    if (!draft_.transaction) draft_.transaction = begin();
+    next.apply(*draft_.transaction);
+    ++draft_.intents_count;
+    draft_.bytes = bytes;
+    draft_.mutations_count = mutations_count;
+  }
+}
+
 // Posted rather than called, so that all requests of one receive are queued before the first batch is cut.
 void CommitQueue::schedule_pump() {
   if (pump_posted_) return;
-  if (!may_start()) return start_gathering();
+  if (!may_start()) {
+    start_gathering();
+    if (gather_ == Gather::waiting) extend_draft();
+    return;
+  }
   pump_posted_ = true;
   executor_.post(pump_);
 }
 
 struct CommitQueue::Batch {
   std::vector<Intent*> intents;
+  Draft draft;  // of the first of them
   uint64_t bytes = 0;
   uint32_t mutations_count = 0;
 };
@@ -109,17 +129,20 @@ void CommitQueue::start_batches() {
   while (may_start()) {
     Batch& batch = batches.emplace_back();
     fill(batch, small_, large_.empty() ? limits::kCommitTargetBytes : limits::kCommitTargetBytes / 2);
+    // Where large requests leave it less room than it took, it is of no use.
+    Draft draft = std::exchange(draft_, {});
+    if (draft.intents_count <= batch.intents.size()) batch.draft = std::move(draft);
     fill(batch, large_, limits::kCommitTargetBytes);
     ++batches_count_;
   }
   stop_gathering();
   start_gathering();  // for what is left
-  for (Batch& batch : batches) scope_.spawn(run_batch(std::move(batch.intents)));
+  for (Batch& batch : batches) scope_.spawn(run_batch(std::move(batch.intents), std::move(batch.draft)));
 }
 
-Task<void> CommitQueue::run_batch(std::vector<Intent*> batch) {
+Task<void> CommitQueue::run_batch(std::vector<Intent*> batch, Draft draft) {
   const MonotonicTime started_at = executor_.clock().now();
-  const Result<void> result = co_await commit_batch(batch);
+  const Result<void> result = co_await commit_batch(batch, std::move(draft));
   commit_took_ = executor_.clock().now() - started_at;
   --batches_count_;
   expected_count_ += batch.size();
@@ -142,15 +165,25 @@ void CommitQueue::turn_back_outdated(std::vector<Intent*>& batch) {
   finish(outdated, fail(Errc::conflict, "the volume has a new top layer"));
 }
 
-Task<Result<void>> CommitQueue::commit_batch(std::vector<Intent*>& batch) {
+std::unique_ptr<kv::Transaction> CommitQueue::begin() {
+  std::unique_ptr<kv::Transaction> transaction = engine_.begin(executor_);
+  transaction->disable_write_conflicts();
+  transaction->add_read_conflict(fence_.conflict_range());
+  return transaction;
+}
+
+Task<Result<void>> CommitQueue::commit_batch(std::vector<Intent*>& batch, Draft draft) {
   for (uint32_t attempt = 1;; ++attempt) {
+    const size_t intents_count = batch.size();
     turn_back_outdated(batch);
     if (batch.empty()) co_return Result<void>{};
-    const std::unique_ptr<kv::Transaction> transaction = engine_.begin(executor_);
-    transaction->disable_write_conflicts();
+    // It has changes of those that are not in the batch any more.
+    if (batch.size() < intents_count) draft = {};
+    const size_t in_draft_count = draft.transaction ? draft.intents_count : 0;
+    const std::unique_ptr<kv::Transaction> transaction =
+        draft.transaction ? std::move(draft.transaction) : begin();
+    for (Intent* intent : std::span(batch).subspan(in_draft_count)) intent->apply(*transaction);
     transaction->set_read_version(fence_.version());
-    transaction->add_read_conflict(fence_.conflict_range());
-    for (Intent* intent : batch) intent->apply(*transaction);
     const Result<kv::Version> committed = co_await transaction->commit();
     if (committed) {
       fence_.on_committed(*committed);

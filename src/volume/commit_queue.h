@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <deque>
+#include <memory>
 #include <vector>
 
 #include "async/executor.h"
@@ -109,6 +110,15 @@ class CommitQueue {
     CommitQueue& queue_;
   };
 
+  // The beginning of the next transaction, made while more is awaited: the first of the small requests are in
+  // it.
+  struct Draft {
+    std::unique_ptr<kv::Transaction> transaction;
+    size_t intents_count = 0;
+    uint64_t bytes = 0;
+    uint32_t mutations_count = 0;
+  };
+
   // Of two queues: requests of one intent, and larger ones. A batch takes from both, so that a small request
   // does not wait behind all that large ones have queued.
   using Queue = std::deque<Intent*>;
@@ -120,13 +130,16 @@ class CommitQueue {
   void start_gathering();
   void stop_gathering();
   void on_gathered();
+  void extend_draft();
+  std::unique_ptr<kv::Transaction> begin();
   // Moves the first intent of `queue` to the batch, and more while it stays within the bounds.
   struct Batch;
   void fill(Batch& batch, Queue& queue, uint64_t bytes_limit);
   void schedule_pump();
   void start_batches();
-  Task<void> run_batch(std::vector<Intent*> batch);
-  Task<Result<void>> commit_batch(std::vector<Intent*>& batch);
+  // `draft`, where there is one, has the first of `batch`.
+  Task<void> run_batch(std::vector<Intent*> batch, Draft draft);
+  Task<Result<void>> commit_batch(std::vector<Intent*>& batch, Draft draft);
   static void finish(const std::vector<Intent*>& intents, const Result<void>& result);
   // Takes those out of `batch`, and ends them, that are made for a layer that is not the top any more.
   void turn_back_outdated(std::vector<Intent*>& batch);
@@ -147,6 +160,7 @@ class CommitQueue {
   enum class Gather : uint8_t { no, waiting, waited };
   Gather gather_ = Gather::no;
   Gathering gathering_{*this};
+  Draft draft_;
   bool pump_posted_ = false;
   Pump pump_{*this};
   TaskScope scope_;
