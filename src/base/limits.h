@@ -127,7 +127,7 @@ inline constexpr uint32_t kDiffBitmapsPerPage = 4096;  // that one transaction r
 inline constexpr uint32_t kDiffLookUpsPerPage = 64;    // extents that it looks for in shared layers too
 
 // Transactions.
-inline constexpr uint64_t kCommitTargetBytes = 260 * kKiB;  // group commit closes a transaction here: 64 rows of 4 KiB
+inline constexpr uint64_t kCommitTargetBytes = 260 * kKiB;  // group commit closes one here: 64 rows of 4 KiB
 inline constexpr uint32_t kMaxPartialCommits = 4;           // under way at once that hold less than that
 inline constexpr uint64_t kMaxTransactionBytes = kMiB;
 inline constexpr uint32_t kMaxMutationsPerCommit = 1000;

@@ -39,8 +39,8 @@ int wait_for_events(int epoll, std::span<epoll_event> events, const std::optiona
   const auto most = static_cast<int>(events.size());
   const timespec exact = timespec_of(timeout.value_or(Duration::zero()));
   const int count = ::epoll_pwait2(epoll, events.data(), most, timeout ? &exact : nullptr, nullptr);
-  if (count >= 0 || errno != ENOSYS) return count;
-  // Linux before 5.11.
+  // Linux before 5.11 does not know it, and filters of system calls that are older refuse it.
+  if (count >= 0 || (errno != ENOSYS && errno != EPERM)) return count;
   int timeout_ms = -1;
   if (timeout) {
     const auto left = std::chrono::ceil<std::chrono::milliseconds>(*timeout).count();

@@ -20,8 +20,7 @@ CommitQueue::CommitQueue(kv::Engine& engine, Executor& executor, Fence& fence)
       gather_limit_(engine.capabilities().gather_wait) {}
 
 CommitQueue::~CommitQueue() {
-  ASSERT(is_queue_empty() && batches_count_ == 0);
-  stop_gathering();
+  ASSERT(is_queue_empty() && batches_count_ == 0 && gather_ == Gather::no);
 }
 
 Task<Result<void>> CommitQueue::commit(std::vector<Intent*> intents) {
@@ -74,16 +73,9 @@ void CommitQueue::on_gathered() {
 }
 
 void CommitQueue::extend_draft() {
-  while (draft_.intents_count < small_.size()) {
-    Intent& next = *small_[draft_.intents_count];
-    const uint64_t bytes = draft_.bytes + next.estimated_bytes;
-    const uint32_t mutations_count = draft_.mutations_count + next.mutations_count;
-    if (bytes > limits::kCommitTargetBytes || mutations_count > limits::kMaxMutationsPerCommit) return;
+  while (draft_.intents_count < small_.size() && queued_bytes_ < limits::kCommitTargetBytes) {
     if (!draft_.transaction) draft_.transaction = begin();
-    next.apply(*draft_.transaction);
-    ++draft_.intents_count;
-    draft_.bytes = bytes;
-    draft_.mutations_count = mutations_count;
+    small_[draft_.intents_count++]->apply(*draft_.transaction);
   }
 }
 
@@ -129,7 +121,7 @@ void CommitQueue::start_batches() {
   while (may_start()) {
     Batch& batch = batches.emplace_back();
     fill(batch, small_, large_.empty() ? limits::kCommitTargetBytes : limits::kCommitTargetBytes / 2);
-    // Where large requests leave it less room than it took, it is of no use.
+    // Where it has more than the batch, it is of no use.
     Draft draft = std::exchange(draft_, {});
     if (draft.intents_count <= batch.intents.size()) batch.draft = std::move(draft);
     fill(batch, large_, limits::kCommitTargetBytes);

@@ -115,8 +115,6 @@ class CommitQueue {
   struct Draft {
     std::unique_ptr<kv::Transaction> transaction;
     size_t intents_count = 0;
-    uint64_t bytes = 0;
-    uint32_t mutations_count = 0;
   };
 
   // Of two queues: requests of one intent, and larger ones. A batch takes from both, so that a small request

@@ -171,24 +171,23 @@ Task<Result<void>> Volume::write_locked(uint64_t offset_bytes, ByteView data, Bl
 Task<Result<void>> Volume::commit(std::span<ExtentIntent*> intents) {
   while (true) {
     const LayerShape layer_shape = shape();
-    for (ExtentIntent* intent : intents) intent->prepare(layer_shape, view_of(*intent));
-    const auto changes_count =
-        std::ranges::count_if(intents, [](const ExtentIntent* intent) { return !intent->is_empty(); });
-    if (changes_count == 0) co_return co_await prove_tenure();
+    size_t changes_count = 0;
+    for (ExtentIntent* intent : intents) {
+      intent->prepare(layer_shape, view_of(*intent));
+      if (!intent->is_empty()) intents[changes_count++] = intent;
+    }
+    intents = intents.first(changes_count);
+    if (intents.empty()) co_return co_await prove_tenure();
     Result<void> committed;
     if (intents.size() == 1) {
       committed = co_await commits_.commit(*intents.front());
     } else {
-      std::vector<CommitQueue::Intent*> with_changes;
-      std::ranges::copy_if(intents, std::back_inserter(with_changes),
-                           [](const ExtentIntent* intent) { return !intent->is_empty(); });
-      committed = co_await commits_.commit(std::move(with_changes));
+      committed = co_await commits_.commit({intents.begin(), intents.end()});
     }
     // Each intent has its own outcome: some of a large request's may have happened where others failed.
     size_t left_count = 0;
     const LayerSlot slot = chain_.map().slot_of(layer_shape.layer);
     for (ExtentIntent* intent : intents) {
-      if (intent->is_empty()) continue;
       if (intent->is_committed()) {
         chain_.map().change_own(intent->extent_index(), intent->first(), intent->count(), intent->after(),
                                 slot);

@@ -206,7 +206,8 @@ class Volume final : public block::Export {
   // Goes on with what a server before this one did not finish.
   Task<void> finish_shrink();
 
-  // Prepares the intents and commits those that have something to commit, then takes over their bits.
+  // Prepares the intents and commits those that have something to commit, then takes over their bits. Changes
+  // the list.
   Task<Result<void>> commit(std::span<ExtentIntent*> intents);
   // What becomes of a flattening when a snapshot puts another layer on top.
   enum class FlattenStep : uint8_t { more, extent_done, outdated };
