@@ -129,6 +129,7 @@ inline constexpr uint32_t kDiffLookUpsPerPage = 64;    // extents that it looks 
 // Transactions.
 inline constexpr uint64_t kCommitTargetBytes = 260 * kKiB;  // group commit closes one here: 64 rows of 4 KiB
 inline constexpr uint32_t kMaxPartialCommits = 4;           // under way at once that hold less than that
+inline constexpr size_t kMinIntentsToOverlap = 8;           // of one that is not full, beside another one
 inline constexpr uint64_t kMaxTransactionBytes = kMiB;
 inline constexpr uint32_t kMaxMutationsPerCommit = 1000;
 inline constexpr uint32_t kMaxTransactionAttempts = 100;  // of a metadata transaction that conflicts

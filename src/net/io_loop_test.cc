@@ -1,10 +1,17 @@
 #include "net/io_loop.h"
 
 #include <gtest/gtest.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
+#include <array>
+#include <cerrno>
 #include <chrono>
 #include <csignal>
+#include <cstddef>
 #include <string>
 #include <thread>
 #include <vector>
@@ -78,6 +85,42 @@ TEST(IoLoop, TimersEndAnIdleWait) {
   EXPECT_EQ(loop.run(sleep_in_order(loop)), "ab");
   EXPECT_GE(loop.clock().now() - begin, milliseconds(3));
 }
+
+// For the calling thread, for ever. False where the system does not let it.
+bool refuse_epoll_pwait2(uint32_t error) {
+  std::array<sock_filter, 4> instructions{{
+      BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(seccomp_data, nr)),
+      BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_epoll_pwait2, 0, 1),
+      BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | error),
+      BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+  }};
+  const sock_fprog program{.len = instructions.size(), .filter = instructions.data()};
+  return ::prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 &&
+         ::prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program, 0, 0) == 0;
+}
+
+class IoLoopWithoutExactWaits : public testing::TestWithParam<uint32_t> {};
+
+TEST_P(IoLoopWithoutExactWaits, StillWaitsForTimersAndPosts) {
+  bool is_refused = false;
+  std::string order;
+  // A filter cannot be taken off again, so the thread ends with it.
+  std::thread([&] {
+    is_refused = refuse_epoll_pwait2(GetParam());
+    if (!is_refused) return;
+    IoLoop loop;
+    IoThread other("other");
+    const auto begin = loop.clock().now();
+    order = loop.run(sleep_in_order(loop));
+    EXPECT_GE(loop.clock().now() - begin, milliseconds(3));
+    loop.run(ping_pong(loop, other.loop(), 100));
+  }).join();
+  if (!is_refused) GTEST_SKIP() << "system calls cannot be refused here";
+  EXPECT_EQ(order, "ab");
+}
+
+INSTANTIATE_TEST_SUITE_P(, IoLoopWithoutExactWaits, testing::Values(ENOSYS, EPERM),
+                         [](const auto& error) { return error.param == ENOSYS ? "OldKernel" : "OldFilter"; });
 
 TEST(IoLoop, IsFoundBehindAnExecutor) {
   IoLoop loop;

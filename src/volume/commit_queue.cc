@@ -51,7 +51,10 @@ bool CommitQueue::may_start() const {
 
 bool CommitQueue::is_more_likely() const {
   if (gather_limit_ == Duration::zero() || gather_ == Gather::waited) return false;
-  return expected_count_ > 0 || batches_count_ > 0;
+  const uint64_t elsewhere_count = in_flight_count_ + expected_count_;
+  const bool is_worth_a_commit =
+      queued_count() >= limits::kMinIntentsToOverlap && 2 * queued_count() >= elsewhere_count;
+  return elsewhere_count > 0 && !is_worth_a_commit;
 }
 
 void CommitQueue::start_gathering() {
@@ -126,6 +129,7 @@ void CommitQueue::start_batches() {
     if (draft.intents_count <= batch.intents.size()) batch.draft = std::move(draft);
     fill(batch, large_, limits::kCommitTargetBytes);
     ++batches_count_;
+    in_flight_count_ += batch.intents.size();
   }
   stop_gathering();
   start_gathering();  // for what is left
@@ -133,10 +137,12 @@ void CommitQueue::start_batches() {
 }
 
 Task<void> CommitQueue::run_batch(std::vector<Intent*> batch, Draft draft) {
+  const size_t intents_count = batch.size();
   const MonotonicTime started_at = executor_.clock().now();
   const Result<void> result = co_await commit_batch(batch, std::move(draft));
   commit_took_ = executor_.clock().now() - started_at;
   --batches_count_;
+  in_flight_count_ -= intents_count;
   expected_count_ += batch.size();
   schedule_pump();
   finish(batch, result);

@@ -25,9 +25,10 @@ namespace fdbnbd::volume {
 // ones.
 //
 // Where the engine allows it, what does not fill a transaction is kept back for a moment while more is likely
-// to come: until those that the last commits answered have asked again, and until what is in flight is done.
-// A client that keeps many requests in flight then has them in one transaction rather than spread over
-// several; one that has a single request in flight never waits.
+// to come: until those that the last commits answered have asked again and what is in flight is done, or
+// until half as many wait as are under way elsewhere. A client that keeps many requests in flight then has
+// them in two or three transactions, of which one is gathered while the others are committed, rather than
+// spread over many; one that has a single request in flight never waits.
 //
 // The callers' range locks see to it that no two intents in the queue touch one block. On the executor's
 // thread.
@@ -121,7 +122,8 @@ class CommitQueue {
   // does not wait behind all that large ones have queued.
   using Queue = std::deque<Intent*>;
   void enqueue(Queue& queue, Intent& intent, Group& group);
-  bool is_queue_empty() const { return small_.empty() && large_.empty(); }
+  size_t queued_count() const { return small_.size() + large_.size(); }
+  bool is_queue_empty() const { return queued_count() == 0; }
   bool may_start() const;
   // Whether what is queued, less than a transaction full, is better kept back.
   bool is_more_likely() const;
@@ -150,8 +152,9 @@ class CommitQueue {
   Random random_{1};  // for back-off
   Queue small_;
   Queue large_;
-  uint64_t queued_bytes_ = 0;   // of both queues
-  uint32_t batches_count_ = 0;  // in flight
+  uint64_t queued_bytes_ = 0;     // of both queues
+  uint32_t batches_count_ = 0;    // in flight
+  uint64_t in_flight_count_ = 0;  // intents of those batches
   // Of intents that are likely to come soon: as many as ended since, less those that came.
   uint64_t expected_count_ = 0;
   Duration commit_took_{};  // the last one
