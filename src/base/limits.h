@@ -220,7 +220,7 @@ static_assert(kMaxOptionBytes >= 4 + kMaxStringBytes + 4 + kMaxMetaQueries * (4 
 static_assert(kMaxHolderBytes <= 255);  // a byte for the length
 static_assert(kMaxVolumeNameBytes <= 255 && kMaxLabelKeyBytes <= 255 && kMaxLabelValueBytes <= 255);
 static_assert(kMaxLabels <= 255 && kMaxGroupMembers <= 65535);
-static_assert(kMaxLabels * (kMaxLabelKeyBytes + kMaxLabelValueBytes + 2) < kMaxValueBytes);
+static_assert(uint64_t{kMaxLabels} * (kMaxLabelKeyBytes + kMaxLabelValueBytes + 2) < kMaxValueBytes);
 static_assert(kMaxPayloadBytes <= kConnectionInFlightBytes);
 static_assert(kConnectionInFlightBytes <= kProcessInFlightBytes - kReservedForSmallBytes);
 static_assert(kMaxVolumeBytes % kSizeGranularityBytes == 0);
