@@ -35,24 +35,26 @@ struct CountedWork final : Work {
 
 TEST(IoLoop, RunsWhatOtherThreadsPostAndWakesUpForIt) {
   IoLoop loop;
-  constexpr int kThreads = 4;
-  constexpr int kPosts = 2000;
+  constexpr size_t kThreads = 4;
+  constexpr size_t kPosts = 2000;
+  constexpr int kAll = kThreads * kPosts;
   int count = 0;
-  std::vector<CountedWork> works(kThreads * kPosts);
+  std::vector<CountedWork> works(kAll);
   for (CountedWork& work : works) {
     work.count = &count;
-    work.target = kThreads * kPosts;
+    work.target = kAll;
     work.loop = &loop;
   }
   std::vector<std::thread> threads;
-  for (int t = 0; t < kThreads; ++t) {
+  threads.reserve(kThreads);
+  for (size_t t = 0; t < kThreads; ++t) {
     threads.emplace_back([&works, &loop, t] {
-      for (int i = 0; i < kPosts; ++i) loop.post(works[static_cast<size_t>(t * kPosts + i)]);
+      for (size_t i = 0; i < kPosts; ++i) loop.post(works[t * kPosts + i]);
     });
   }
   loop.run();
   for (std::thread& thread : threads) thread.join();
-  EXPECT_EQ(count, kThreads * kPosts);
+  EXPECT_EQ(count, kAll);
 }
 
 Task<void> ping_pong(Executor& here, Executor& there, int rounds) {
@@ -132,7 +134,7 @@ TEST(IoLoop, IsFoundBehindAnExecutor) {
 Task<void> raise_and_wait(IoLoop& loop, std::vector<int>& seen) {
   SignalWatch watch(loop, {SIGUSR1, SIGHUP}, [&seen](int signal) { seen.push_back(signal); });
   ::kill(::getpid(), SIGHUP);
-  while (seen.size() < 1) co_await sleep_for(loop, milliseconds(1));
+  while (seen.empty()) co_await sleep_for(loop, milliseconds(1));
   ::kill(::getpid(), SIGUSR1);
   while (seen.size() < 2) co_await sleep_for(loop, milliseconds(1));
   co_await watch.stop();

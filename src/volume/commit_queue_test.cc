@@ -153,6 +153,14 @@ class GatheringTest : public testing::Test {
     return run(std::move(tasks));
   }
 
+  // `count` clients that write once each, a microsecond from now.
+  std::vector<Task<void>> single_writes(uint32_t count) {
+    std::vector<Task<void>> clients;
+    clients.reserve(count);
+    for (uint32_t i = 0; i < count; ++i) clients.push_back(write(1, std::chrono::microseconds(1)));
+    return clients;
+  }
+
   SimLoop loop_{1};
   const std::unique_ptr<kv::MemoryEngine> engine_ = kv::open_memory_engine(options()).value();
   const std::string fence_key_ = KeySpace("").fence({1});
@@ -166,6 +174,7 @@ TEST_F(GatheringTest, RequestsThatComeBackOneByOneGoTogetherAgain) {
   constexpr uint32_t kWrites = 100;
   engine_->faults().set_latency(kCommitTakes * 8 / 10, kCommitTakes * 12 / 10);
   std::vector<Task<void>> clients;
+  clients.reserve(kClients);
   for (uint32_t i = 0; i < kClients; ++i) clients.push_back(write(kWrites, std::chrono::microseconds(3 * i)));
   run(std::move(clients));
   // A few parts, of which one comes back while the others are committed.
@@ -180,34 +189,28 @@ TEST_F(GatheringTest, OneRequestAtATimeIsNeverKeptBack) {
 }
 
 TEST_F(GatheringTest, WhereTheOthersDoNotComeBackOneGoesAfterAQuarterOfACommit) {
-  std::vector<Task<void>> clients;
-  for (uint32_t i = 0; i < 8; ++i) clients.push_back(write(1, std::chrono::microseconds(1)));
-  run(std::move(clients));
+  run(single_writes(8));
   EXPECT_LT(run(write(1, std::chrono::microseconds(1))), kCommitTakes * 13 / 10);
   EXPECT_GE(run(write(1, std::chrono::microseconds(1))), kCommitTakes);
 }
 
 TEST_F(GatheringTest, OneThatComesWhileAnotherIsInFlightDoesNotWaitForItsEnd) {
-  std::vector<Task<void>> clients;
-  clients.push_back(write(1, std::chrono::microseconds(1)));
+  std::vector<Task<void>> clients = single_writes(1);
   clients.push_back(write(1, std::chrono::microseconds(100)));
   run(write(1, std::chrono::microseconds(1)));  // from which is known how long a commit takes
   EXPECT_LT(run(std::move(clients)), kCommitTakes * 15 / 10);
 }
 
 TEST_F(GatheringTest, AThirdOfThemDoesNotWaitForTheOthers) {
-  std::vector<Task<void>> clients;
-  for (uint32_t i = 0; i < 24; ++i) clients.push_back(write(1, std::chrono::microseconds(1)));
-  run(std::move(clients));
-  clients.clear();
-  for (uint32_t i = 0; i < 8; ++i) clients.push_back(write(1, std::chrono::microseconds(1)));
-  EXPECT_LT(run(std::move(clients)), kCommitTakes * 11 / 10);
+  run(single_writes(24));
+  EXPECT_LT(run(single_writes(8)), kCommitTakes * 11 / 10);
 }
 
 TEST_F(GatheringTest, WhatFillsATransactionGoesAtOnce) {
   const auto commit = [this](size_t count) {
     std::deque<Write> writes(count);
     std::vector<CommitQueue::Intent*> intents;
+    intents.reserve(count);
     for (Write& write : writes) intents.push_back(&write);
     const Duration started_at = now();
     EXPECT_TRUE(loop_.run(queue_.commit(std::move(intents))));
