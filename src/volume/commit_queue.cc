@@ -139,13 +139,20 @@ void CommitQueue::start_batches() {
 Task<void> CommitQueue::run_batch(std::vector<Intent*> batch, Draft draft) {
   const size_t intents_count = batch.size();
   const MonotonicTime started_at = executor_.clock().now();
-  const Result<void> result = co_await commit_batch(batch, std::move(draft));
+  std::unique_ptr<kv::Transaction> transaction;
+  const Result<void> result = co_await commit_batch(batch, std::move(draft), transaction);
   commit_took_ = executor_.clock().now() - started_at;
   --batches_count_;
   in_flight_count_ -= intents_count;
   expected_count_ += batch.size();
   schedule_pump();
   finish(batch, result);
+  // Behind the replies: the end and the beginning of a transaction may wake a thread of the store, which then
+  // takes the processor from this one.
+  co_await reschedule(executor_);
+  transaction.reset();
+  if (gather_limit_ != Duration::zero() && is_queue_empty() && !draft_.transaction)
+    draft_.transaction = begin();
 }
 
 void CommitQueue::finish(const std::vector<Intent*>& intents, const Result<void>& result) {
@@ -170,7 +177,8 @@ std::unique_ptr<kv::Transaction> CommitQueue::begin() {
   return transaction;
 }
 
-Task<Result<void>> CommitQueue::commit_batch(std::vector<Intent*>& batch, Draft draft) {
+Task<Result<void>> CommitQueue::commit_batch(std::vector<Intent*>& batch, Draft draft,
+                                             std::unique_ptr<kv::Transaction>& transaction) {
   for (uint32_t attempt = 1;; ++attempt) {
     const size_t intents_count = batch.size();
     turn_back_outdated(batch);
@@ -178,8 +186,7 @@ Task<Result<void>> CommitQueue::commit_batch(std::vector<Intent*>& batch, Draft 
     // It has changes of those that are not in the batch any more.
     if (batch.size() < intents_count) draft = {};
     const size_t in_draft_count = draft.transaction ? draft.intents_count : 0;
-    const std::unique_ptr<kv::Transaction> transaction =
-        draft.transaction ? std::move(draft.transaction) : begin();
+    transaction = draft.transaction ? std::move(draft.transaction) : begin();
     for (Intent* intent : std::span(batch).subspan(in_draft_count)) intent->apply(*transaction);
     transaction->set_read_version(fence_.version());
     const Result<kv::Version> committed = co_await transaction->commit();

@@ -111,8 +111,8 @@ class CommitQueue {
     CommitQueue& queue_;
   };
 
-  // The beginning of the next transaction, made while more is awaited: the first of the small requests are in
-  // it.
+  // The beginning of the next transaction, made before it is needed; while more is awaited, the first of the
+  // small requests are put into it.
   struct Draft {
     std::unique_ptr<kv::Transaction> transaction;
     size_t intents_count = 0;
@@ -139,7 +139,9 @@ class CommitQueue {
   void start_batches();
   // `draft`, where there is one, has the first of `batch`.
   Task<void> run_batch(std::vector<Intent*> batch, Draft draft);
-  Task<Result<void>> commit_batch(std::vector<Intent*>& batch, Draft draft);
+  // Leaves the last `transaction` that it needed to the caller.
+  Task<Result<void>> commit_batch(std::vector<Intent*>& batch, Draft draft,
+                                  std::unique_ptr<kv::Transaction>& transaction);
   static void finish(const std::vector<Intent*>& intents, const Result<void>& result);
   // Takes those out of `batch`, and ends them, that are made for a layer that is not the top any more.
   void turn_back_outdated(std::vector<Intent*>& batch);

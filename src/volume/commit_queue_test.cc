@@ -14,6 +14,7 @@
 
 #include "async/sim_loop.h"
 #include "kv/memory/memory_engine.h"
+#include "volume/interposed_engine_testing.h"
 
 namespace fdbnbd::volume {
 namespace {
@@ -80,6 +81,8 @@ TEST_F(CommitQueueTest, IntentsOfOneCallAreDoneTogether) {
   EXPECT_TRUE(loop_.run(queue.commit({&first, &second})));
   EXPECT_TRUE(first.is_committed());
   EXPECT_TRUE(second.is_committed());
+  while (loop_.step()) {
+  }
 }
 
 // Where commits take a millisecond, and changes may be kept back for half of one.
@@ -93,6 +96,12 @@ class GatheringTest : public testing::Test {
     EXPECT_TRUE(loop_.run(transaction->commit()));
     EXPECT_TRUE(loop_.run(fence_.acquire()));
     engine_->faults().set_latency(kCommitTakes, kCommitTakes);
+  }
+
+  // What is left to do behind the replies.
+  ~GatheringTest() override {
+    while (loop_.step()) {
+    }
   }
 
   static kv::MemoryOptions options() {
@@ -219,6 +228,24 @@ TEST_F(GatheringTest, WhatFillsATransactionGoesAtOnce) {
   commit(300);
   // Most of them do not come back.
   EXPECT_LT(commit(64), kCommitTakes * 11 / 10);
+}
+
+TEST_F(GatheringTest, ATransactionEndsBehindTheReplyAndTheNextOneBeginsBeforeTheRequest) {
+  InterposedEngine engine(*engine_);
+  CommitQueue queue(engine, loop_, fence_);
+  const auto commit = [&]() -> Task<void> {
+    Write intent;
+    EXPECT_TRUE(co_await queue.commit(intent));
+    EXPECT_EQ(engine.open_count(), 1U);
+  };
+  for (uint64_t commits_count = 1; commits_count < 4; ++commits_count) {
+    loop_.run(commit());
+    EXPECT_EQ(engine.begun_count(), commits_count);
+    while (loop_.step()) {
+    }
+    EXPECT_EQ(engine.begun_count(), commits_count + 1);
+    EXPECT_EQ(engine.open_count(), 1U);
+  }
 }
 
 TEST_F(GatheringTest, WhatIsKeptBackIsPutIntoItsTransactionMeanwhile) {

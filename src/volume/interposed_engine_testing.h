@@ -8,7 +8,7 @@
 
 #include "kv/engine.h"
 
-// An engine in which something happens just when a commit does.
+// An engine in which something happens just when a commit does, and which counts its transactions.
 
 namespace fdbnbd::volume {
 
@@ -28,6 +28,10 @@ class InterposedEngine final : public kv::Engine {
     planned_ = Plan{key_type, outcome, std::move(act)};
   }
   bool has_happened() const { return !planned_; }
+
+  // Transactions begun since the start, and those that have not ended yet.
+  uint64_t begun_count() const { return begun_count_; }
+  uint64_t open_count() const { return open_count_; }
 
   std::string_view name() const override { return inner_.name(); }
   kv::Capabilities capabilities() const override { return inner_.capabilities(); }
@@ -50,7 +54,11 @@ class InterposedEngine final : public kv::Engine {
   class Interposed final : public kv::Transaction {
    public:
     Interposed(InterposedEngine& engine, std::unique_ptr<kv::Transaction> inner)
-        : engine_(engine), inner_(std::move(inner)) {}
+        : engine_(engine), inner_(std::move(inner)) {
+      ++engine_.begun_count_;
+      ++engine_.open_count_;
+    }
+    ~Interposed() override { --engine_.open_count_; }
 
     void set_background() override { inner_->set_background(); }
     Task<Result<kv::Version>> read_version() override { return inner_->read_version(); }
@@ -102,6 +110,8 @@ class InterposedEngine final : public kv::Engine {
 
   kv::Engine& inner_;
   std::optional<Plan> planned_;
+  uint64_t begun_count_ = 0;
+  uint64_t open_count_ = 0;
 };
 
 }  // namespace fdbnbd::volume
