@@ -51,6 +51,7 @@ std::string bench_json(const BenchArguments& arguments, const std::vector<NamedF
 
 std::string bench_table(const BenchArguments& arguments, const std::vector<NamedFigures>& results) {
   std::vector<std::vector<std::string>> rows;
+  rows.reserve(results.size());
   for (const auto& [name, figures] : results) {
     rows.push_back(
         {name, fmt::format("{:.0f}", figures.iops()),

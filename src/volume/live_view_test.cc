@@ -14,7 +14,7 @@
 namespace fdbnbd::volume {
 namespace {
 
-constexpr uint32_t kBlock = 4096;
+constexpr uint64_t kBlock = 4096;
 
 // A server of a store that several share; all of them in one simulated world.
 struct Host {
@@ -79,6 +79,7 @@ class LiveViewTest : public testing::Test {
     }
     EXPECT_EQ(at, bytes.size());
     std::vector<int> found;
+    found.reserve(blocks_count);
     for (uint64_t i = 0; i < blocks_count; ++i) found.push_back(static_cast<int>(bytes[i * kBlock]));
     return found;
   }
