@@ -145,6 +145,13 @@ class GatheringTest : public testing::Test {
 
   Duration now() const { return loop_.clock().now().time_since_epoch(); }
 
+  // How many transactions have not ended when a write is answered.
+  static Task<uint64_t> open_count_at_reply(CommitQueue& queue, const InterposedEngine& engine) {
+    Write intent;
+    EXPECT_TRUE(co_await queue.commit(intent));
+    co_return engine.open_count();
+  }
+
   // How long `tasks` take that run beside each other.
   Duration run(std::vector<Task<void>> tasks) {
     const Duration started_at = now();
@@ -233,13 +240,8 @@ TEST_F(GatheringTest, WhatFillsATransactionGoesAtOnce) {
 TEST_F(GatheringTest, ATransactionEndsBehindTheReplyAndTheNextOneBeginsBeforeTheRequest) {
   InterposedEngine engine(*engine_);
   CommitQueue queue(engine, loop_, fence_);
-  const auto commit = [&]() -> Task<void> {
-    Write intent;
-    EXPECT_TRUE(co_await queue.commit(intent));
-    EXPECT_EQ(engine.open_count(), 1U);
-  };
   for (uint64_t commits_count = 1; commits_count < 4; ++commits_count) {
-    loop_.run(commit());
+    EXPECT_EQ(loop_.run(open_count_at_reply(queue, engine)), 1U);
     EXPECT_EQ(engine.begun_count(), commits_count);
     while (loop_.step()) {
     }
