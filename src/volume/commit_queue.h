@@ -69,7 +69,7 @@ class CommitQueue {
   Task<Result<void>> commit(std::vector<Intent*> intents);
   Task<Result<void>> commit(Intent& intent);
 
-  // Waits until nothing is queued or in flight.
+  // Waits until nothing is queued or in flight, nor left to do behind the last reply: only then it may end.
   auto idle() { return scope_.join(); }
 
  private:
