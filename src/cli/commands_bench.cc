@@ -91,12 +91,13 @@ Result<void> run_bench(BenchArguments& arguments, const Context& context) {
   RETURN_IF_ERROR(context.ask(access, control::InfoRequest{arguments.volume}));
   std::vector<NamedFigures> results;
   for (const Load& load : loads) {
-    ASSIGN_OR_RETURN(NbdDisk disk, open_disk(access, arguments.volume));
-    if (disk.size_bytes() < arguments.load.request_bytes) {
+    ASSIGN_OR_RETURN(LoadConnection connection,
+                     open_load_connection(access, arguments.volume, arguments.load.depth));
+    if (connection.size_bytes() < arguments.load.request_bytes) {
       return fail(Errc::invalid, fmt::format("volume {} is smaller than one request", arguments.volume));
     }
     ProgressDisplay display(load_name(load), context.shows_bar());
-    ASSIGN_OR_RETURN(const LoadFigures figures, run_load(disk, load, arguments.load, display));
+    ASSIGN_OR_RETURN(const LoadFigures figures, run_load(connection, load, arguments.load, display));
     results.emplace_back(load_name(load), figures);
   }
   print(arguments.json ? bench_json(arguments, results) : bench_table(arguments, results));

@@ -5,7 +5,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
-#include <memory>
+#include <cstring>
 #include <utility>
 
 #include "base/assert.h"
@@ -20,31 +20,37 @@ constexpr size_t kMaxSamples = 1'000'000;
 
 class LoadRun {
  public:
-  LoadRun(NbdDisk& disk, const Load& load, const LoadOptions& options)
-      : disk_(disk), load_(load), options_(options), slots_count_(disk.size_bytes() / options.request_bytes) {
-    ASSERT(slots_count_ > 0);
-    for (uint32_t i = 0; i < options.depth; ++i) {
-      std::vector<std::byte> buffer(options.request_bytes);
+  LoadRun(LoadConnection& connection, const Load& load, const LoadOptions& options)
+      : connection_(connection),
+        load_(load),
+        options_(options),
+        places_count_(connection.size_bytes() / options.request_bytes) {
+    ASSERT(places_count_ > 0);
+    slots_.resize(options.depth);
+    if (!load.writes) return;
+    for (Slot& slot : slots_) {
+      slot.data.resize(options.request_bytes);
       // Every block compresses to about half, and none is all zeroes.
-      for (size_t at = 0; at < buffer.size(); ++at)
-        if (at % 512 < 256) buffer[at] = static_cast<std::byte>(random_.next());
-      free_.push_back(std::move(buffer));
+      for (size_t at = 0; at < slot.data.size(); ++at)
+        if (at % 512 < 256) slot.data[at] = static_cast<std::byte>(random_.next());
     }
   }
 
   Result<LoadFigures> run(ProgressDisplay& display) {
     const MonotonicTime started = system_clock().now();
-    const auto duration = std::chrono::milliseconds(options_.duration_ms);
+    const MonotonicTime deadline = started + std::chrono::milliseconds(options_.duration_ms);
     MonotonicTime now = started;
-    while (now - started < duration) {
+    for (uint32_t slot = 0; slot < options_.depth; ++slot) begin_request(slot, now);
+    while (connection_.in_flight_count() > 0) {
       if (interrupted()) return fail(Errc::cancelled, "interrupted");
-      while (!free_.empty()) RETURN_IF_ERROR(begin_request());
-      RETURN_IF_ERROR(disk_.wait_below(options_.depth));
+      ASSIGN_OR_RETURN(const auto ended, connection_.wait());
       now = system_clock().now();
+      for (const uint32_t slot : ended) {
+        record(now - slots_[slot].started);
+        if (now < deadline) begin_request(slot, now);
+      }
       display.update(finished_count_ * options_.request_bytes, 0);
     }
-    RETURN_IF_ERROR(disk_.wait_below(1));
-    now = system_clock().now();
     return LoadFigures{.requests_count = finished_count_,
                        .seconds = std::chrono::duration<double>(now - started).count(),
                        .p50_us = percentile(latencies_us_, 50),
@@ -52,21 +58,24 @@ class LoadRun {
   }
 
  private:
-  Result<void> begin_request() {
-    const uint64_t slot = load_.random ? random_.below(slots_count_) : next_slot_++ % slots_count_;
-    auto buffer = std::make_shared<std::vector<std::byte>>(std::move(free_.back()));
-    free_.pop_back();
-    auto on_done = [this, buffer, started = system_clock().now()](bool /*succeeded*/) {
-      record(system_clock().now() - started);
-      free_.push_back(std::move(*buffer));
-    };
-    const uint64_t offset_bytes = slot * options_.request_bytes;
-    if (!load_.writes) return disk_.begin_read(offset_bytes, *buffer, std::move(on_done));
+  struct Slot {
+    MonotonicTime started;
+    std::vector<std::byte> data;  // of a write
+  };
+
+  void begin_request(uint32_t slot_index, MonotonicTime now) {
+    Slot& slot = slots_[slot_index];
+    slot.started = now;
+    const uint64_t place = load_.random ? random_.below(places_count_) : next_place_++ % places_count_;
+    const uint64_t offset_bytes = place * options_.request_bytes;
+    if (!load_.writes) {
+      connection_.begin_read(slot_index, offset_bytes, static_cast<uint32_t>(options_.request_bytes));
+      return;
+    }
     // No two requests write the same bytes.
     const uint64_t stamp = random_.next();
-    std::copy_n(reinterpret_cast<const std::byte*>(&stamp), std::min(sizeof(stamp), buffer->size()),
-                buffer->data());
-    return disk_.begin_write(offset_bytes, *buffer, std::move(on_done));
+    std::memcpy(slot.data.data(), &stamp, std::min(sizeof stamp, slot.data.size()));
+    connection_.begin_write(slot_index, offset_bytes, slot.data);
   }
 
   void record(Duration latency) {
@@ -80,13 +89,13 @@ class LoadRun {
     }
   }
 
-  NbdDisk& disk_;
+  LoadConnection& connection_;
   const Load load_;
   const LoadOptions options_;
-  const uint64_t slots_count_;
+  const uint64_t places_count_;  // where a request may go
   Random random_ = Random::from_entropy();
-  std::vector<std::vector<std::byte>> free_;
-  uint64_t next_slot_ = 0;
+  std::vector<Slot> slots_;
+  uint64_t next_place_ = 0;
   uint64_t finished_count_ = 0;
   std::vector<uint32_t> latencies_us_;
 };
@@ -112,9 +121,9 @@ double percentile(std::vector<uint32_t>& values, double per_hundred) {
   return values[std::clamp<size_t>(static_cast<size_t>(rank), 1, values.size()) - 1];
 }
 
-Result<LoadFigures> run_load(NbdDisk& disk, const Load& load, const LoadOptions& options,
+Result<LoadFigures> run_load(LoadConnection& connection, const Load& load, const LoadOptions& options,
                              ProgressDisplay& display) {
-  return LoadRun(disk, load, options).run(display);
+  return LoadRun(connection, load, options).run(display);
 }
 
 }  // namespace fdbnbd::cli

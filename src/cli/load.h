@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "base/result.h"
-#include "cli/nbd_disk.h"
+#include "cli/load_connection.h"
 #include "cli/progress.h"
 
 namespace fdbnbd::cli {
@@ -36,8 +36,9 @@ struct LoadFigures {
   double iops() const { return seconds > 0 ? static_cast<double>(requests_count) / seconds : 0; }
 };
 
-// Keeps `depth` requests in flight for the duration. The volume is at least one request long.
-Result<LoadFigures> run_load(NbdDisk& disk, const Load& load, const LoadOptions& options,
+// Keeps `depth` requests in flight for the duration. The volume is at least one request long, and the
+// connection has `depth` slots.
+Result<LoadFigures> run_load(LoadConnection& connection, const Load& load, const LoadOptions& options,
                              ProgressDisplay& display);
 
 // The value below which `per_hundred` of a hundred are; sorts `values`. 0 where there are none.

@@ -297,14 +297,26 @@ Result<void> check_holder(StoreAccess& access, const std::string& name) {
   return {};
 }
 
+Result<net::OwnedFd> open_nbd_socket(StoreAccess& access) {
+  ASSIGN_OR_RETURN(control::Client client, access.connect());
+  return std::move(client).start_nbd();
+}
+
 }  // namespace
 
 Result<NbdDisk> open_disk(StoreAccess& access, const std::string& name) {
-  ASSIGN_OR_RETURN(control::Client client, access.connect());
-  ASSIGN_OR_RETURN(net::OwnedFd socket, std::move(client).start_nbd());
+  ASSIGN_OR_RETURN(net::OwnedFd socket, open_nbd_socket(access));
   auto disk = NbdDisk::open(std::move(socket), name);
   if (!disk) RETURN_IF_ERROR(check_holder(access, name));
   return disk;
+}
+
+Result<LoadConnection> open_load_connection(StoreAccess& access, const std::string& name,
+                                            uint32_t slots_count) {
+  ASSIGN_OR_RETURN(net::OwnedFd socket, open_nbd_socket(access));
+  auto connection = LoadConnection::open(std::move(socket), name, slots_count);
+  if (!connection) RETURN_IF_ERROR(check_holder(access, name));
+  return connection;
 }
 
 tl::unexpected<Error> file_error(std::string_view doing, const std::string& path, int error) {

@@ -6,6 +6,7 @@
 
 #include "base/bytes.h"
 #include "base/result.h"
+#include "cli/load_connection.h"
 #include "cli/nbd_disk.h"
 #include "cli/progress.h"
 #include "cli/store_access.h"
@@ -16,6 +17,10 @@ namespace fdbnbd::cli {
 
 // The volume, over an NBD connection of its own.
 Result<NbdDisk> open_disk(StoreAccess& access, const std::string& name);
+
+// The volume to be measured, with at most `slots_count` requests in flight.
+Result<LoadConnection> open_load_connection(StoreAccess& access, const std::string& name,
+                                            uint32_t slots_count);
 
 // "cannot DOING PATH: ...", with the code that fits `error`, an errno.
 tl::unexpected<Error> file_error(std::string_view doing, const std::string& path, int error);

@@ -39,6 +39,11 @@ void encode_simple_reply(std::span<std::byte, kSimpleReplyBytes> out, uint64_t c
   store_be(&out[8], cookie);
 }
 
+std::optional<SimpleReply> decode_simple_reply(std::span<const std::byte, kSimpleReplyBytes> bytes) {
+  if (load_be<uint32_t>(&bytes[0]) != kSimpleReplyMagic) return std::nullopt;
+  return SimpleReply{.cookie = load_be<uint64_t>(&bytes[8]), .error = load_be<uint32_t>(&bytes[4])};
+}
+
 void encode_none_chunk(std::span<std::byte, kNoneChunkBytes> out, uint64_t cookie) {
   encode_chunk_header(out.data(), cookie, Last::yes, ChunkType::none, 0);
 }

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <string_view>
 
@@ -29,6 +30,15 @@ enum class Last : bool { no = false, yes = true };  // sets NBD_REPLY_FLAG_DONE
 
 // A READ's data follows when `error` is ok and structured replies were not negotiated.
 void encode_simple_reply(std::span<std::byte, kSimpleReplyBytes> out, uint64_t cookie, NbdError error);
+
+struct SimpleReply {
+  uint64_t cookie = 0;
+  uint32_t error = 0;  // an NbdError, or any other number
+
+  friend bool operator==(const SimpleReply&, const SimpleReply&) = default;
+};
+// nullopt: wrong magic; the stream is out of step.
+std::optional<SimpleReply> decode_simple_reply(std::span<const std::byte, kSimpleReplyBytes> bytes);
 
 // NBD_REPLY_TYPE_NONE, always the last chunk.
 void encode_none_chunk(std::span<std::byte, kNoneChunkBytes> out, uint64_t cookie);

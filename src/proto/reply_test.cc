@@ -30,6 +30,14 @@ TEST(SimpleReply, IsMagicErrorAndCookie) {
   EXPECT_EQ(text_of(bytes), "\x67\x44\x66\x98\0\0\0\x4b"s + kCookieText);
 }
 
+TEST(SimpleReply, IsDecodedUnlessTheMagicIsWrong) {
+  std::array<std::byte, kSimpleReplyBytes> bytes;
+  encode_simple_reply(bytes, kCookie, NbdError::eoverflow);
+  EXPECT_EQ(decode_simple_reply(bytes), (SimpleReply{.cookie = kCookie, .error = 75}));
+  bytes[3] ^= std::byte{1};
+  EXPECT_EQ(decode_simple_reply(bytes), std::nullopt);
+}
+
 TEST(Chunk, NoneIsEmptyAndLast) {
   std::array<std::byte, kNoneChunkBytes> bytes;
   encode_none_chunk(bytes, kCookie);

@@ -25,7 +25,7 @@ MODULES = {
     "legacy": "base async kv",
     "attach": "base net proto",
     "backup": "base",
-    "cli": "base async attach backup config control legacy net server volume",
+    "cli": "base async attach backup config control legacy net proto server volume",
 }
 
 # Tests and test support may also use these.
