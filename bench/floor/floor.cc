@@ -9,6 +9,12 @@ namespace fdbnbd::floor {
 
 using kv::fdb::Api;
 
+void call_back(const Api& api, Waiting& waiting, FDBFuture* future) {
+  waiting.future = future;
+  const auto on_ready = [](FDBFuture*, void* self) { static_cast<Waiting*>(self)->on_ready(); };
+  if (api.future_set_callback(future, on_ready, &waiting) != 0) die("a callback is refused");
+}
+
 void Completions::on_ready(FDBFuture*, void* entry) {
   const std::unique_ptr<Entry> owned(static_cast<Entry*>(entry));
   Completions& completions = *owned->completions;

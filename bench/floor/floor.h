@@ -62,6 +62,9 @@ class Waiting {
   FDBFuture* future = nullptr;
 };
 
+// Calls `waiting`.on_ready() on the library's thread.
+void call_back(const kv::fdb::Api& api, Waiting& waiting, FDBFuture* future);
+
 // Carries what has ended from the library's thread to the one that measures.
 class Completions {
  public:

@@ -1,5 +1,8 @@
+#include <future>
 #include <list>
+#include <memory>
 
+#include "base/limits.h"
 #include "floor.h"
 
 namespace fdbnbd::floor {
@@ -8,16 +11,20 @@ namespace {
 
 using kv::fdb::StreamingMode;
 
-// Requests in a closed loop; each reads blocks that follow each other, at a version that is known.
+constexpr auto kVersionAge = std::chrono::seconds(2);
+
+// Requests in a closed loop; each reads blocks that follow each other, at a version that is known. All of it
+// runs in callbacks, on the library's thread: going over to another one and back costs more than a read does.
 class Reader {
  public:
   template <typename NextBlock>
   Reader(Floor& floor, uint64_t request_blocks, NextBlock next_block)
       : floor_(floor), request_blocks_(request_blocks), next_block_(std::move(next_block)) {}
 
+  // Waits until all has ended.
   void run() {
-    for (size_t i = 0; i < floor_.settings.depth; ++i) start_request();
-    while (!requests_.empty()) floor_.completions.run_ready();
+    ask_version();
+    ended_.get_future().wait();
   }
 
  private:
@@ -34,37 +41,87 @@ class Reader {
     const uint64_t blocks_count;
   };
 
+  class VersionAnswer final : public Waiting {
+   public:
+    explicit VersionAnswer(Reader& reader) : reader_(reader) {}
+    void on_ready() override { reader_.on_version(); }
+
+   private:
+    Reader& reader_;
+  };
+
   struct Request {
     Reader& reader;
     Clock::time_point started_at;
-    FDBTransaction* transaction;
+    std::shared_ptr<FDBTransaction> transaction;
     uint64_t rows_count = 0;
     size_t parts_left = 0;
     std::list<Part> parts;
     std::list<Request>::iterator self;
   };
 
+  std::shared_ptr<FDBTransaction> begin() { return {floor_.begin(), floor_.api.transaction_destroy}; }
+  void ask_version();
+  void on_version();
+  // At the version that is known, shared with as many reads as share one in the server.
+  std::shared_ptr<FDBTransaction> transaction();
   void start_request();
   void get(Request& request, uint64_t block);
   void get_range(Request& request, uint64_t first_block, uint64_t blocks_count);
   void on_ready(Request& request, Part& part);
   void finish(Request& request);
+  void end_if_done();
 
   Floor& floor_;
   const uint64_t request_blocks_;
   const std::function<std::optional<uint64_t>()> next_block_;
+  int64_t version_ = 0;
+  Clock::time_point version_at_{};
+  VersionAnswer version_answer_{*this};
+  std::shared_ptr<FDBTransaction> version_transaction_;  // where a version is being asked for
+  std::shared_ptr<FDBTransaction> transaction_;
+  uint32_t transaction_reads_left_ = 0;
   std::list<Request> requests_;
+  std::promise<void> ended_;
   uint64_t sum_ = 0;  // of bytes, so that they are looked at
 };
+
+void Reader::ask_version() {
+  if (version_transaction_ != nullptr) return;
+  version_transaction_ = begin();
+  call_back(floor_.api, version_answer_, floor_.api.transaction_get_read_version(version_transaction_.get()));
+}
+
+void Reader::on_version() {
+  const bool is_first = version_ == 0;
+  const bool is_given = floor_.api.future_get_int64(version_answer_.future, &version_) == 0;
+  floor_.api.future_destroy(version_answer_.future);
+  version_transaction_.reset();
+  if (!is_given) return ask_version();
+  version_at_ = Clock::now();
+  transaction_.reset();
+  for (size_t i = 0; is_first && i < floor_.settings.depth; ++i) start_request();
+  end_if_done();
+}
+
+std::shared_ptr<FDBTransaction> Reader::transaction() {
+  if (Clock::now() - version_at_ > kVersionAge) ask_version();
+  if (transaction_ == nullptr || transaction_reads_left_ == 0) {
+    ++floor_.figures.transactions_count;
+    transaction_ = begin();
+    floor_.api.transaction_set_read_version(transaction_.get(), version_);
+    transaction_reads_left_ = limits::kFdbReadsPerTransaction;
+  }
+  --transaction_reads_left_;
+  return transaction_;
+}
 
 void Reader::start_request() {
   const std::optional<uint64_t> first_block = next_block_();
   if (!first_block) return;
-  ++floor_.figures.transactions_count;
-  requests_.push_back({*this, Clock::now(), floor_.begin(), 0, 0, {}, {}});
+  requests_.push_back({*this, Clock::now(), transaction(), 0, 0, {}, {}});
   Request& request = requests_.back();
   request.self = std::prev(requests_.end());
-  floor_.api.transaction_set_read_version(request.transaction, floor_.version());
   if (request_blocks_ == 1) return get(request, *first_block);
   for (uint64_t done = 0; done < request_blocks_; done += kBlocksPerRange)
     get_range(request, *first_block + done, std::min(kBlocksPerRange, request_blocks_ - done));
@@ -73,19 +130,19 @@ void Reader::start_request() {
 void Reader::get(Request& request, uint64_t block) {
   const std::string key = block_key(block);
   ++request.parts_left;
-  floor_.completions.add(
+  call_back(
       floor_.api, request.parts.emplace_back(request, block, 1),
-      floor_.api.transaction_get(request.transaction, bytes_of(key), length_of(key), /*snapshot=*/1));
+      floor_.api.transaction_get(request.transaction.get(), bytes_of(key), length_of(key), /*snapshot=*/1));
 }
 
 void Reader::get_range(Request& request, uint64_t first_block, uint64_t blocks_count) {
   const std::string begin = block_key(first_block);
   const std::string end = block_key(first_block + blocks_count - 1) + '\0';
   ++request.parts_left;
-  floor_.completions.add(floor_.api, request.parts.emplace_back(request, first_block, blocks_count),
-                         floor_.api.transaction_get_range(
-                             request.transaction, bytes_of(begin), length_of(begin), 0, 1, bytes_of(end),
-                             length_of(end), 0, 1, 0, 0, static_cast<int>(StreamingMode::want_all), 0, 1, 0));
+  call_back(floor_.api, request.parts.emplace_back(request, first_block, blocks_count),
+            floor_.api.transaction_get_range(request.transaction.get(), bytes_of(begin), length_of(begin), 0,
+                                             1, bytes_of(end), length_of(end), 0, 1, 0, 0,
+                                             static_cast<int>(StreamingMode::want_all), 0, 1, 0));
 }
 
 void Reader::on_ready(Request& request, Part& part) {
@@ -124,11 +181,17 @@ void Reader::finish(Request& request) {
   } else if (floor_.figures.retries_count == 0) {
     die("a block is missing: fill first");
   } else {
-    floor_.refresh_version();
+    transaction_.reset();
+    ask_version();
   }
-  floor_.api.transaction_destroy(request.transaction);
   requests_.erase(request.self);
   start_request();
+  end_if_done();
+}
+
+void Reader::end_if_done() {
+  // The reader may be gone then.
+  if (requests_.empty() && version_transaction_ == nullptr) ended_.set_value();
 }
 
 }  // namespace
