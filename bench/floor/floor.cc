@@ -103,10 +103,22 @@ void Floor::on_committed(int64_t version) {
   version_at_ = Clock::now();
 }
 
-void Floor::start_clock() {
-  started_at_ = Clock::now();
+void Floor::start_clock(Clock::duration warm_up) {
+  started_at_ = Clock::now() + warm_up;
   deadline_ = started_at_ +
               std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(settings.seconds));
+}
+
+void Floor::count_request(Clock::time_point began_at, uint64_t bytes) {
+  const Clock::time_point now = Clock::now();
+  if (now < started_at_) return;
+  figures.latencies_us.push_back(std::chrono::duration<double, std::micro>(now - began_at).count());
+  ++figures.requests_count;
+  figures.bytes += bytes;
+}
+
+void Floor::count_transaction() {
+  if (Clock::now() >= started_at_) ++figures.transactions_count;
 }
 
 std::string block_key(uint64_t block) {
@@ -148,17 +160,20 @@ uint64_t RandomBlocks::next() {
 
 namespace {
 
+constexpr auto kWarmUp = std::chrono::milliseconds(500);
+
 struct Load {
   const char* name;
   void (*run)(Floor&);
+  Clock::duration warm_up = kWarmUp;
 };
-constexpr Load kLoads[] = {{"fill", fill},
+constexpr Load kLoads[] = {{"fill", fill, Clock::duration::zero()},
                            {"rand-write", write_blocks},
                            {"seq-write", write_stream},
                            {"rand-read", read_blocks},
                            {"seq-read", read_stream}};
 
-int run(const Settings& settings, void (*load)(Floor&)) {
+int run(const Settings& settings, const Load& load) {
   const auto api = kv::fdb::load_api(kv::fdb::library_candidates({}));
   if (!api) die(api.error().what);
   if (api->select_api_version_impl(api->version, api->version) != 0 || api->setup_network() != 0)
@@ -166,10 +181,9 @@ int run(const Settings& settings, void (*load)(Floor&)) {
   std::thread network([&] { api->run_network(); });
   {
     Floor floor(*api, settings);
-    floor.start_clock();
-    const auto started_at = Clock::now();
-    load(floor);
-    floor.figures.seconds = std::chrono::duration<double>(Clock::now() - started_at).count();
+    floor.start_clock(load.warm_up);
+    load.run(floor);
+    floor.stop_clock();
     floor.figures.print(settings);
   }
   api->stop_network();
@@ -203,6 +217,6 @@ int main(int argc, char** argv) {
   if (settings.blocks_count == 0 || settings.depth == 0 || settings.batch_blocks == 0)
     die("a range, a depth and a batch of at least 1");
   for (const Load& load : kLoads)
-    if (settings.load == load.name) return run(settings, load.run);
+    if (settings.load == load.name) return run(settings, load);
   die("no such load");
 }

@@ -116,8 +116,13 @@ class Floor {
   int64_t version();
   void on_committed(int64_t version);
 
+  // What happens while connections are made and the machine gets going is not counted.
+  void start_clock(Clock::duration warm_up);
   bool is_over() const { return Clock::now() >= deadline_; }
-  void start_clock();
+  // A request that has ended, unless the load is still warming up.
+  void count_request(Clock::time_point began_at, uint64_t bytes);
+  void count_transaction();
+  void stop_clock() { figures.seconds = std::chrono::duration<double>(Clock::now() - started_at_).count(); }
 
  private:
   int64_t version_ = 0;

@@ -107,7 +107,7 @@ void Reader::on_version() {
 std::shared_ptr<FDBTransaction> Reader::transaction() {
   if (Clock::now() - version_at_ > kVersionAge) ask_version();
   if (transaction_ == nullptr || transaction_reads_left_ == 0) {
-    ++floor_.figures.transactions_count;
+    floor_.count_transaction();
     transaction_ = begin();
     floor_.api.transaction_set_read_version(transaction_.get(), version_);
     transaction_reads_left_ = limits::kFdbReadsPerTransaction;
@@ -173,11 +173,8 @@ void Reader::on_ready(Request& request, Part& part) {
 }
 
 void Reader::finish(Request& request) {
-  const std::chrono::duration<double, std::micro> took = Clock::now() - request.started_at;
   if (request.rows_count == request_blocks_) {
-    floor_.figures.latencies_us.push_back(took.count());
-    ++floor_.figures.requests_count;
-    floor_.figures.bytes += request_blocks_ * kBlockBytes;
+    floor_.count_request(request.started_at, request_blocks_ * kBlockBytes);
   } else if (floor_.figures.retries_count == 0) {
     die("a block is missing: fill first");
   } else {

@@ -82,10 +82,7 @@ void Writer::start_request() {
 }
 
 void Writer::finish_request(Request* request) {
-  const std::chrono::duration<double, std::micro> took = Clock::now() - request->started_at;
-  floor_.figures.latencies_us.push_back(took.count());
-  ++floor_.figures.requests_count;
-  floor_.figures.bytes += request_blocks_ * kBlockBytes;
+  floor_.count_request(request->started_at, request_blocks_ * kBlockBytes);
   delete request;
   start_request();
 }
@@ -107,7 +104,7 @@ void Writer::pump() {
 }
 
 void Writer::begin(Commit& commit) {
-  ++floor_.figures.transactions_count;
+  floor_.count_transaction();
   commit.transaction = floor_.begin();
   if (floor_.settings.version_source == VersionSource::own) {
     commit.is_asking_version = true;
