@@ -12,6 +12,13 @@
 
 namespace fdbnbd::volume {
 
+namespace {
+
+// What overlaps with other commits is at least one in so many of the requests that are under way.
+constexpr size_t kOverlapDivisor = 8;
+
+}  // namespace
+
 CommitQueue::CommitQueue(kv::Engine& engine, Executor& executor, Fence& fence)
     : engine_(engine),
       executor_(executor),
@@ -53,7 +60,7 @@ bool CommitQueue::is_more_likely() const {
   if (gather_limit_ == Duration::zero() || gather_ == Gather::waited) return false;
   const uint64_t elsewhere_count = in_flight_count_ + expected_count_;
   const bool is_worth_a_commit =
-      queued_count() >= limits::kMinIntentsToOverlap && 2 * queued_count() >= elsewhere_count;
+      queued_count() >= limits::kMinIntentsToOverlap && kOverlapDivisor * queued_count() >= elsewhere_count;
   return elsewhere_count > 0 && !is_worth_a_commit;
 }
 

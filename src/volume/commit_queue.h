@@ -26,9 +26,9 @@ namespace fdbnbd::volume {
 //
 // Where the engine allows it, what does not fill a transaction is kept back for a moment while more is likely
 // to come: until those that the last commits answered have asked again and what is in flight is done, or
-// until half as many wait as are under way elsewhere. A client that keeps many requests in flight then has
-// them in two or three transactions, of which one is gathered while the others are committed, rather than
-// spread over many; one that has a single request in flight never waits.
+// until an eighth as many wait as are under way elsewhere, and no fewer than eight. A client that keeps many
+// requests in flight then has them in a few transactions, of which one is gathered while the others are
+// committed, rather than spread over many; one that has a single request in flight never waits.
 //
 // The callers' range locks see to it that no two intents in the queue touch one block. On the executor's
 // thread.

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "async/sim_loop.h"
+#include "base/limits.h"
 #include "kv/memory/memory_engine.h"
 #include "volume/interposed_engine_testing.h"
 
@@ -194,7 +195,7 @@ TEST_F(GatheringTest, RequestsThatComeBackOneByOneGoTogetherAgain) {
   for (uint32_t i = 0; i < kClients; ++i) clients.push_back(write(kWrites, std::chrono::microseconds(3 * i)));
   run(std::move(clients));
   // A few parts, of which one comes back while the others are committed.
-  EXPECT_LE(versions_.size(), kWrites * 4);
+  EXPECT_LE(versions_.size(), kWrites * kClients / limits::kMinIntentsToOverlap);
 }
 
 TEST_F(GatheringTest, OneRequestAtATimeIsNeverKeptBack) {
@@ -217,9 +218,14 @@ TEST_F(GatheringTest, OneThatComesWhileAnotherIsInFlightDoesNotWaitForItsEnd) {
   EXPECT_LT(run(std::move(clients)), kCommitTakes * 15 / 10);
 }
 
-TEST_F(GatheringTest, AThirdOfThemDoesNotWaitForTheOthers) {
-  run(single_writes(24));
+TEST_F(GatheringTest, AnEighthOfThemDoesNotWaitForTheOthers) {
+  run(single_writes(72));
   EXPECT_LT(run(single_writes(8)), kCommitTakes * 11 / 10);
+}
+
+TEST_F(GatheringTest, FewerThanAnEighthWaitForTheOthers) {
+  run(single_writes(72));
+  EXPECT_GT(run(single_writes(7)), kCommitTakes * 12 / 10);
 }
 
 TEST_F(GatheringTest, WhatFillsATransactionGoesAtOnce) {
