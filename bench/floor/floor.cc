@@ -93,7 +93,7 @@ void Floor::refresh_version() {
 }
 
 int64_t Floor::version() {
-  if (Clock::now() - version_at_ > std::chrono::seconds(2)) refresh_version();
+  if (Clock::now() - version_at_ > kVersionAge) refresh_version();
   return version_;
 }
 

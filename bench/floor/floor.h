@@ -31,6 +31,7 @@ inline constexpr uint64_t kBlocksPerTransaction = 64;  // 256 KiB, where so many
 inline constexpr uint64_t kBlocksPerRange = 19;        // what one reply holds
 inline constexpr uint64_t kStreamRequestBlocks = 256;  // 1 MiB
 inline constexpr size_t kTransactionsInFlight = 16;
+inline constexpr auto kVersionAge = std::chrono::seconds(2);  // after which another one is asked for
 
 // How a transaction comes by its read version.
 enum class VersionSource {

@@ -11,8 +11,6 @@ namespace {
 
 using kv::fdb::StreamingMode;
 
-constexpr auto kVersionAge = std::chrono::seconds(2);
-
 // Requests in a closed loop; each reads blocks that follow each other, at a version that is known. All of it
 // runs in callbacks, on the library's thread: going over to another one and back costs more than a read does.
 class Reader {
