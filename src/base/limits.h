@@ -129,7 +129,6 @@ inline constexpr uint32_t kDiffLookUpsPerPage = 64;    // extents that it looks 
 // Transactions.
 inline constexpr uint64_t kCommitTargetBytes = 260 * kKiB;  // group commit closes one here: 64 rows of 4 KiB
 inline constexpr uint32_t kMaxPartialCommits = 4;           // under way at once that hold less than that
-inline constexpr size_t kMinIntentsToOverlap = 8;           // of one that is not full, beside another one
 inline constexpr uint64_t kMaxTransactionBytes = kMiB;
 inline constexpr uint32_t kMaxMutationsPerCommit = 1000;
 inline constexpr uint32_t kMaxTransactionAttempts = 100;  // of a metadata transaction that conflicts
@@ -150,7 +149,6 @@ inline constexpr auto kFdbConnectTimeout = std::chrono::seconds(10);      // for
 inline constexpr auto kFdbReadVersionLifetime = std::chrono::seconds(4);  // the cluster keeps about 5 s
 inline constexpr auto kFdbStallWarning = std::chrono::seconds(10);        // without an answer
 inline constexpr uint32_t kFdbCommitsInFlight = 16;                       // of one volume
-inline constexpr auto kFdbGatherWait = std::chrono::microseconds(500);    // of a commit, for more to go along
 inline constexpr int64_t kFdbTransactionBytes = 4 * kMiB;                 // larger ones are refused
 inline constexpr uint64_t kFdbRangeReplyBytes = 79'900;        // what one reply to a range read surely holds
 inline constexpr uint64_t kFdbRangePageBytes = kMiB;           // of several replies to one get_range

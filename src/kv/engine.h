@@ -145,8 +145,8 @@ struct Capabilities {
   bool shared_between_hosts = false;
   // How many transactions a volume should keep in flight.
   uint32_t commits_in_flight = 1;
-  // How long changes may be kept back so that others go in the same transaction; zero: they never are.
-  Duration gather_wait{};
+  // Whether beginning a transaction takes long enough to do it before there is anything to commit.
+  bool begins_ahead = false;
   // Whether a commit may end with unknown_result.
   bool commits_can_be_in_doubt = true;
   // Whether a successful commit is already on stable storage, so that sync() does nothing.

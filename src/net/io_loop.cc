@@ -33,7 +33,7 @@ timespec timespec_of(Duration duration) {
           .tv_nsec = std::chrono::nanoseconds(duration - whole_seconds).count()};
 }
 
-// For ever without a `timeout`. Commits are kept back for less than the millisecond that epoll_wait counts
+// For ever without a `timeout`. Pacing and back-off ask for less than the millisecond that epoll_wait counts
 // in.
 int wait_for_events(int epoll, std::span<epoll_event> events, const std::optional<Duration>& timeout) {
   const auto most = static_cast<int>(events.size());

@@ -10,7 +10,6 @@
 #include "async/executor.h"
 #include "async/scope.h"
 #include "async/task.h"
-#include "base/clock.h"
 #include "base/random.h"
 #include "base/result.h"
 #include "kv/engine.h"
@@ -23,12 +22,6 @@ namespace fdbnbd::volume {
 // to limits::kCommitTargetBytes a transaction and as many transactions at once as the engine asks for; beyond
 // limits::kMaxPartialCommits only full ones, since many small transactions cost the store more than few large
 // ones.
-//
-// Where the engine allows it, what does not fill a transaction is kept back for a moment while more is likely
-// to come: until those that the last commits answered have asked again and what is in flight is done, or
-// until an eighth as many wait as are under way elsewhere, and no fewer than eight. A client that keeps many
-// requests in flight then has them in a few transactions, of which one is gathered while the others are
-// committed, rather than spread over many; one that has a single request in flight never waits.
 //
 // The callers' range locks see to it that no two intents in the queue touch one block. On the executor's
 // thread.
@@ -101,23 +94,6 @@ class CommitQueue {
     CommitQueue& queue_;
   };
 
-  // Ends the time for which what is queued is kept back.
-  class Gathering final : public TimerWork {
-   public:
-    explicit Gathering(CommitQueue& queue) : queue_(queue) {}
-    void run() noexcept override { queue_.on_gathered(); }
-
-   private:
-    CommitQueue& queue_;
-  };
-
-  // The beginning of the next transaction, made before it is needed; while more is awaited, the first of the
-  // small requests are put into it.
-  struct Draft {
-    std::unique_ptr<kv::Transaction> transaction;
-    size_t intents_count = 0;
-  };
-
   // Of two queues: requests of one intent, and larger ones. A batch takes from both, so that a small request
   // does not wait behind all that large ones have queued.
   using Queue = std::deque<Intent*>;
@@ -125,23 +101,15 @@ class CommitQueue {
   size_t queued_count() const { return small_.size() + large_.size(); }
   bool is_queue_empty() const { return queued_count() == 0; }
   bool may_start() const;
-  // Whether what is queued, less than a transaction full, is better kept back.
-  bool is_more_likely() const;
-  void start_gathering();
-  void stop_gathering();
-  void on_gathered();
-  void extend_draft();
   std::unique_ptr<kv::Transaction> begin();
   // Moves the first intent of `queue` to the batch, and more while it stays within the bounds.
   struct Batch;
   void fill(Batch& batch, Queue& queue, uint64_t bytes_limit);
   void schedule_pump();
   void start_batches();
-  // `draft`, where there is one, has the first of `batch`.
-  Task<void> run_batch(std::vector<Intent*> batch, Draft draft);
+  Task<void> run_batch(std::vector<Intent*> batch);
   // Leaves the last `transaction` that it needed to the caller.
-  Task<Result<void>> commit_batch(std::vector<Intent*>& batch, Draft draft,
-                                  std::unique_ptr<kv::Transaction>& transaction);
+  Task<Result<void>> commit_batch(std::vector<Intent*>& batch, std::unique_ptr<kv::Transaction>& transaction);
   static void finish(const std::vector<Intent*>& intents, const Result<void>& result);
   // Takes those out of `batch`, and ends them, that are made for a layer that is not the top any more.
   void turn_back_outdated(std::vector<Intent*>& batch);
@@ -150,20 +118,14 @@ class CommitQueue {
   Executor& executor_;
   Fence& fence_;
   const uint32_t batches_limit_;
-  const Duration gather_limit_;
+  const bool begins_ahead_;
   Random random_{1};  // for back-off
   Queue small_;
   Queue large_;
-  uint64_t queued_bytes_ = 0;     // of both queues
-  uint32_t batches_count_ = 0;    // in flight
-  uint64_t in_flight_count_ = 0;  // intents of those batches
-  // Of intents that are likely to come soon: as many as ended since, less those that came.
-  uint64_t expected_count_ = 0;
-  Duration commit_took_{};  // the last one
-  enum class Gather : uint8_t { no, waiting, waited };
-  Gather gather_ = Gather::no;
-  Gathering gathering_{*this};
-  Draft draft_;
+  uint64_t queued_bytes_ = 0;   // of both queues
+  uint32_t batches_count_ = 0;  // in flight
+  // The next transaction, begun before there is anything for it.
+  std::unique_ptr<kv::Transaction> begun_;
   bool pump_posted_ = false;
   Pump pump_{*this};
   TaskScope scope_;

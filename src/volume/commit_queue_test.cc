@@ -87,12 +87,12 @@ TEST_F(CommitQueueTest, IntentsOfOneCallAreDoneTogether) {
   }
 }
 
-// Where commits take a millisecond, and changes may be kept back for half of one.
-class GatheringTest : public testing::Test {
+// Where commits take a millisecond.
+class GroupCommitTest : public testing::Test {
  protected:
   static constexpr Duration kCommitTakes = std::chrono::milliseconds(1);
 
-  GatheringTest() {
+  GroupCommitTest() {
     const auto transaction = engine_->begin(loop_);
     transaction->set(fence_key_, FenceRecord{.top_layer = kTop}.encode());
     EXPECT_TRUE(loop_.run(transaction->commit()));
@@ -101,7 +101,7 @@ class GatheringTest : public testing::Test {
   }
 
   // What is left to do behind the replies.
-  ~GatheringTest() override {
+  ~GroupCommitTest() override {
     while (loop_.step()) {
     }
   }
@@ -109,26 +109,18 @@ class GatheringTest : public testing::Test {
   static kv::MemoryOptions options() {
     kv::MemoryOptions options;
     options.capabilities.commits_in_flight = 16;
-    options.capabilities.gather_wait = std::chrono::microseconds(500);
+    options.capabilities.begins_ahead = true;
     return options;
   }
 
   class Write final : public CommitQueue::Intent {
    public:
-    explicit Write(std::string key = "key", LayerId made_for = kTop) : key_(std::move(key)) {
-      layer = made_for;
+    Write() {
+      layer = kTop;
       mutations_count = 1;
       estimated_bytes = 4160;
     }
-    void apply(kv::Transaction& transaction) override {
-      ++applied_count_;
-      transaction.set(key_, "value");
-    }
-    uint32_t applied_count() const { return applied_count_; }
-
-   private:
-    const std::string key_;
-    uint32_t applied_count_ = 0;
+    void apply(kv::Transaction& transaction) override { transaction.set("key", "value"); }
   };
 
   // One write after the other, a little apart, as a client sends them that was answered.
@@ -139,10 +131,6 @@ class GatheringTest : public testing::Test {
       EXPECT_TRUE(co_await queue_.commit(intent));
       ++versions_[fence_.version()];
     }
-  }
-
-  static Task<void> keep_result(Task<Result<void>> task, Result<void>& result) {
-    result = co_await std::move(task);
   }
 
   Duration now() const { return loop_.clock().now().time_since_epoch(); }
@@ -171,12 +159,9 @@ class GatheringTest : public testing::Test {
     return run(std::move(tasks));
   }
 
-  // `count` clients that write once each, a microsecond from now.
-  std::vector<Task<void>> single_writes(uint32_t count) {
-    std::vector<Task<void>> clients;
-    clients.reserve(count);
-    for (uint32_t i = 0; i < count; ++i) clients.push_back(write(1, std::chrono::microseconds(1)));
-    return clients;
+  // Clients that write once each, `start` from now.
+  void add_writes(std::vector<Task<void>>& clients, uint32_t count, Duration start) {
+    for (uint32_t i = 0; i < count; ++i) clients.push_back(write(1, start));
   }
 
   SimLoop loop_{1};
@@ -187,66 +172,37 @@ class GatheringTest : public testing::Test {
   std::map<kv::Version, uint32_t> versions_;  // of the transactions, and how many writes each had
 };
 
-TEST_F(GatheringTest, RequestsThatComeBackOneByOneGoTogetherAgain) {
-  constexpr uint32_t kClients = 64;
-  constexpr uint32_t kWrites = 100;
-  engine_->faults().set_latency(kCommitTakes * 8 / 10, kCommitTakes * 12 / 10);
+TEST_F(GroupCommitTest, OneThatComesWhileAnotherIsInFlightDoesNotWaitForItsEnd) {
   std::vector<Task<void>> clients;
-  clients.reserve(kClients);
-  for (uint32_t i = 0; i < kClients; ++i) clients.push_back(write(kWrites, std::chrono::microseconds(3 * i)));
-  run(std::move(clients));
-  // In parts most of which are worth a commit.
-  const auto small_count = std::ranges::count_if(
-      versions_, [](const auto& part) { return part.second < limits::kMinIntentsToOverlap; });
-  EXPECT_LT(static_cast<size_t>(small_count), versions_.size() / 5);
+  add_writes(clients, 1, std::chrono::microseconds(1));
+  add_writes(clients, 1, std::chrono::microseconds(100));
+  EXPECT_LT(run(std::move(clients)), kCommitTakes * 12 / 10);
+  EXPECT_EQ(versions_.size(), 2U);
 }
 
-TEST_F(GatheringTest, OneRequestAtATimeIsNeverKeptBack) {
-  constexpr uint32_t kWrites = 10;
-  const auto pause = std::chrono::microseconds(10);
-  EXPECT_LT(run(write(kWrites, pause)), kWrites * (kCommitTakes + pause) + std::chrono::microseconds(100));
-  EXPECT_EQ(versions_.size(), kWrites);
+// As many transactions as may be under way that are not full, begun one after the other at the start.
+class GroupCommitWithPartsUnderWayTest : public GroupCommitTest {
+ protected:
+  GroupCommitWithPartsUnderWayTest() {
+    for (uint32_t i = 0; i < limits::kMaxPartialCommits; ++i)
+      add_writes(clients_, 1, std::chrono::microseconds(10 * i));
+  }
+
+  std::vector<Task<void>> clients_;
+};
+
+TEST_F(GroupCommitWithPartsUnderWayTest, WhatComesThenGoesTogetherOnceOneHasEnded) {
+  for (uint32_t i = 0; i < 20; ++i) add_writes(clients_, 1, std::chrono::microseconds(100 + 20 * i));
+  EXPECT_LT(run(std::move(clients_)), kCommitTakes * 22 / 10);
+  EXPECT_EQ(versions_.size(), limits::kMaxPartialCommits + 1);
 }
 
-TEST_F(GatheringTest, WhereTheOthersDoNotComeBackOneGoesAfterAQuarterOfACommit) {
-  run(single_writes(8));
-  EXPECT_LT(run(write(1, std::chrono::microseconds(1))), kCommitTakes * 13 / 10);
-  EXPECT_GE(run(write(1, std::chrono::microseconds(1))), kCommitTakes);
+TEST_F(GroupCommitWithPartsUnderWayTest, WhatFillsATransactionGoesBesideThem) {
+  add_writes(clients_, limits::kCommitTargetBytes / 4160, std::chrono::microseconds(100));
+  EXPECT_LT(run(std::move(clients_)), kCommitTakes * 12 / 10);
 }
 
-TEST_F(GatheringTest, OneThatComesWhileAnotherIsInFlightDoesNotWaitForItsEnd) {
-  std::vector<Task<void>> clients = single_writes(1);
-  clients.push_back(write(1, std::chrono::microseconds(100)));
-  run(write(1, std::chrono::microseconds(1)));  // from which is known how long a commit takes
-  EXPECT_LT(run(std::move(clients)), kCommitTakes * 15 / 10);
-}
-
-TEST_F(GatheringTest, AnEighthOfThemDoesNotWaitForTheOthers) {
-  run(single_writes(72));
-  EXPECT_LT(run(single_writes(8)), kCommitTakes * 11 / 10);
-}
-
-TEST_F(GatheringTest, FewerThanAnEighthWaitForTheOthers) {
-  run(single_writes(128));
-  EXPECT_GT(run(single_writes(13)), kCommitTakes * 12 / 10);
-}
-
-TEST_F(GatheringTest, WhatFillsATransactionGoesAtOnce) {
-  const auto commit = [this](size_t count) {
-    std::deque<Write> writes(count);
-    std::vector<CommitQueue::Intent*> intents;
-    intents.reserve(count);
-    for (Write& write : writes) intents.push_back(&write);
-    const Duration started_at = now();
-    EXPECT_TRUE(loop_.run(queue_.commit(std::move(intents))));
-    return now() - started_at;
-  };
-  commit(300);
-  // Most of them do not come back.
-  EXPECT_LT(commit(64), kCommitTakes * 11 / 10);
-}
-
-TEST_F(GatheringTest, ATransactionEndsBehindTheReplyAndTheNextOneBeginsBeforeTheRequest) {
+TEST_F(GroupCommitTest, ATransactionEndsBehindTheReplyAndTheNextOneBeginsBeforeTheRequest) {
   InterposedEngine engine(*engine_);
   CommitQueue queue(engine, loop_, fence_);
   for (uint64_t commits_count = 1; commits_count < 4; ++commits_count) {
@@ -257,52 +213,6 @@ TEST_F(GatheringTest, ATransactionEndsBehindTheReplyAndTheNextOneBeginsBeforeThe
     EXPECT_EQ(engine.begun_count(), commits_count + 1);
     EXPECT_EQ(engine.open_count(), 1U);
   }
-}
-
-TEST_F(GatheringTest, WhatIsKeptBackIsPutIntoItsTransactionMeanwhile) {
-  Write first("first");
-  Write second("second");
-  EXPECT_TRUE(loop_.run(queue_.commit({&first, &second})));
-  // The second one that is awaited is not there yet.
-  Write early("early");
-  Write late("late");
-  TaskScope scope;
-  Result<void> early_done;
-  scope.spawn(keep_result(queue_.commit(early), early_done));
-  EXPECT_EQ(early.applied_count(), 1U);
-  EXPECT_TRUE(loop_.run(queue_.commit(late)));
-  EXPECT_EQ(scope.running_count(), 0U);
-  EXPECT_EQ(early.applied_count(), 1U);
-  EXPECT_EQ(late.applied_count(), 1U);
-  const auto reader = engine_->begin(loop_);
-  EXPECT_TRUE(loop_.run(reader->get("early", kv::Isolation::snapshot)).value());
-  EXPECT_TRUE(loop_.run(reader->get("late", kv::Isolation::snapshot)).value());
-}
-
-TEST_F(GatheringTest, WhatWasAwaitedForAnOlderTopLayerLeavesNothingInTheNextTransaction) {
-  constexpr LayerId kNewTop{kTop.value + 1};
-  Write first("first");
-  Write second("second");
-  EXPECT_TRUE(loop_.run(queue_.commit({&first, &second})));
-  engine_->faults().set_latency({}, {});
-  // The second one that is awaited is not there yet.
-  Write outdated("outdated");
-  TaskScope scope;
-  Result<void> turned_back;
-  scope.spawn(keep_result(queue_.commit(outdated), turned_back));
-  FenceRecord fence = fence_.record();
-  fence.top_layer = kNewTop;
-  const auto transaction = engine_->begin(loop_);
-  transaction->set(fence_key_, fence.encode());
-  EXPECT_TRUE(loop_.run(transaction->commit()));
-  EXPECT_TRUE(loop_.run(fence_.refresh()));
-  Write current("current", kNewTop);
-  EXPECT_TRUE(loop_.run(queue_.commit(current)));
-  EXPECT_EQ(scope.running_count(), 0U);
-  EXPECT_EQ(turned_back.error().code, Errc::conflict);
-  const auto reader = engine_->begin(loop_);
-  EXPECT_FALSE(loop_.run(reader->get("outdated", kv::Isolation::snapshot)).value());
-  EXPECT_TRUE(loop_.run(reader->get("current", kv::Isolation::snapshot)).value());
 }
 
 }  // namespace

@@ -30,7 +30,7 @@ class FdbEngine final : public Engine {
   Capabilities capabilities() const override {
     return {.shared_between_hosts = true,
             .commits_in_flight = commits_in_flight_,
-            .gather_wait = limits::kFdbGatherWait,
+            .begins_ahead = true,
             .commits_are_durable = true,
             .range_reply_bytes = limits::kFdbRangeReplyBytes};
   }
