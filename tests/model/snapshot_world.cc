@@ -8,6 +8,8 @@
 
 #include "base/checked_math.h"
 #include "base/limits.h"
+#include "base/random.h"
+#include "kv/retry.h"
 #include "volume/live_exports.h"
 
 namespace fdbnbd::model {
@@ -533,14 +535,21 @@ Task<void> SnapshotWorld::end_with_nothing() {
   const auto purged = co_await store_->purge(std::nullopt);
   if (!purged) difference("trash purge: " + purged.error().what);
   co_await store_->wait_for_reclaim();
-  const auto transaction = engine_->begin(executor_);
   const std::string begin = source_.key_prefix + '\0';
   const std::string end = source_.key_prefix + '\x7f';
-  const auto rows = co_await transaction->get_range({begin, end}, {}, kv::Isolation::snapshot);
+  auto read = [&](kv::Transaction& transaction) {
+    return transaction.get_range({begin, end}, {}, kv::Isolation::snapshot);
+  };
+  Random random(1);  // for back-off
+  const auto rows = co_await kv::transact<kv::RangeResult>(*engine_, executor_, random, read);
+  if (!rows) {
+    difference("reading what is left: " + rows.error().what);
+    co_return;
+  }
   const auto is_no_receipt = [this](const kv::KeyValue& row) {
     return row.key[source_.key_prefix.size()] != 'R';
   };
-  const auto left_count = rows ? std::ranges::count_if(rows->rows, is_no_receipt) : 0;
+  const auto left_count = std::ranges::count_if(rows->rows, is_no_receipt);
   if (left_count != 1) difference(fmt::format("{} rows are left of nothing", left_count));
 }
 
