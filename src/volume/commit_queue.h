@@ -98,8 +98,7 @@ class CommitQueue {
   // does not wait behind all that large ones have queued.
   using Queue = std::deque<Intent*>;
   void enqueue(Queue& queue, Intent& intent, Group& group);
-  size_t queued_count() const { return small_.size() + large_.size(); }
-  bool is_queue_empty() const { return queued_count() == 0; }
+  bool is_queue_empty() const { return small_.empty() && large_.empty(); }
   bool may_start() const;
   std::unique_ptr<kv::Transaction> begin();
   // Moves the first intent of `queue` to the batch, and more while it stays within the bounds.

@@ -8,7 +8,6 @@
 
 #include "base/checked_math.h"
 #include "base/limits.h"
-#include "base/random.h"
 #include "kv/retry.h"
 #include "volume/live_exports.h"
 
@@ -540,8 +539,7 @@ Task<void> SnapshotWorld::end_with_nothing() {
   auto read = [&](kv::Transaction& transaction) {
     return transaction.get_range({begin, end}, {}, kv::Isolation::snapshot);
   };
-  Random random(1);  // for back-off
-  const auto rows = co_await kv::transact<kv::RangeResult>(*engine_, executor_, random, read);
+  const auto rows = co_await kv::transact<kv::RangeResult>(*engine_, executor_, random_, read);
   if (!rows) {
     difference("reading what is left: " + rows.error().what);
     co_return;
