@@ -41,8 +41,7 @@ tl::unexpected<Error> Fence::give_up() {
   return tl::unexpected(lost("the outcome of a change is not known; clients have to connect anew"));
 }
 
-Task<Result<void>> Fence::try_acquire(const std::optional<FenceRecord>& from,
-                                      FunctionRef<void(kv::Transaction&)> along) {
+Task<Result<void>> Fence::try_acquire(const std::optional<FenceRecord>& from, Along along) {
   const std::unique_ptr<kv::Transaction> transaction = engine_.begin(executor_);
   auto value = co_await transaction->get(key_, kv::Isolation::serializable);
   if (!value) co_return propagate(value);
@@ -54,22 +53,21 @@ Task<Result<void>> Fence::try_acquire(const std::optional<FenceRecord>& from,
   ++record.epoch;
   record.owner = owner_;
   transaction->set(key_, record.encode());
-  along(*transaction);
+  CO_RETURN_IF_ERROR(co_await along(*transaction));
   auto committed = co_await transaction->commit();
   if (!committed) co_return propagate(committed);
   record_ = record;
   co_return Result<void>{};
 }
 
-Task<Result<void>> Fence::acquire(std::optional<FenceRecord> from,
-                                  FunctionRef<void(kv::Transaction&)> along) {
+Task<Result<void>> Fence::acquire(std::optional<FenceRecord> from, Along along) {
   const auto attempt = [&] { return try_acquire(from, along); };
   CO_RETURN_IF_ERROR(co_await persist(attempt));
   co_return co_await refresh();
 }
 
 Task<Result<void>> Fence::acquire() {
-  const auto nothing_else = [](kv::Transaction&) {};
+  const auto nothing_else = [](kv::Transaction&) -> Task<Result<void>> { co_return Result<void>(); };
   co_return co_await acquire(std::nullopt, nothing_else);
 }
 

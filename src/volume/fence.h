@@ -29,9 +29,10 @@ class Fence {
 
   // Takes the volume from whoever holds it, or only while the record is still of the tenure `from` (busy
   // where it is another one's by now): raises the epoch and makes this process the owner, with what
-  // `along` adds to the transaction (idempotent); then finds the first proven version. not_found where the
-  // volume is gone.
-  Task<Result<void>> acquire(std::optional<FenceRecord> from, FunctionRef<void(kv::Transaction&)> along);
+  // `along` reads and adds in the transaction (idempotent), or not, where that fails; then finds the first
+  // proven version. not_found where the volume is gone.
+  using Along = FunctionRef<Task<Result<void>>(kv::Transaction&)>;
+  Task<Result<void>> acquire(std::optional<FenceRecord> from, Along along);
 
   // From whoever holds it.
   Task<Result<void>> acquire();
@@ -63,8 +64,7 @@ class Fence {
   tl::unexpected<Error> give_up();
 
  private:
-  Task<Result<void>> try_acquire(const std::optional<FenceRecord>& from,
-                                 FunctionRef<void(kv::Transaction&)> along);
+  Task<Result<void>> try_acquire(const std::optional<FenceRecord>& from, Along along);
   Task<Result<void>> try_read();
   Task<Result<void>> try_barrier();
   // The record was `record` at `version`. What is known of a later version stays.

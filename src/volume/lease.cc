@@ -68,13 +68,13 @@ class Waiter {
         watch_(place.self, ownership_.lease_duration),
         random_(load_be<uint64_t>(place.self.data())) {}
 
-  Task<Result<FenceRecord>> run();
+  Task<Result<Vacancy>> run();
 
  private:
-  Task<Result<FenceRecord>> wait();
+  Task<Result<Vacancy>> wait();
   MonotonicTime now() const { return place_.executor.clock().now(); }
-  // What the look means: the tenure that may be replaced, or nothing yet.
-  Task<Result<std::optional<FenceRecord>>> judge(HolderSight sight, HolderWatch::Verdict verdict);
+  // What the look means: that the volume may be taken, or nothing yet.
+  Task<Result<std::optional<Vacancy>>> judge(HolderSight sight, HolderWatch::Verdict verdict);
 
   const LeasePlace place_;
   const Ownership ownership_;
@@ -84,13 +84,13 @@ class Waiter {
   std::optional<MonotonicTime> asked_for_handover_at_;
 };
 
-Task<Result<FenceRecord>> Waiter::run() {
-  auto tenure = co_await wait();
-  if (!tenure && asked_for_handover_at_) co_await withdraw_request(place_);
-  co_return tenure;
+Task<Result<Vacancy>> Waiter::run() {
+  auto vacancy = co_await wait();
+  if (!vacancy && asked_for_handover_at_) co_await withdraw_request(place_);
+  co_return vacancy;
 }
 
-Task<Result<FenceRecord>> Waiter::wait() {
+Task<Result<Vacancy>> Waiter::wait() {
   const Duration poll = ownership_.takeover == Takeover::handover
                             ? Duration(limits::kHandoverPoll)
                             : ownership_.lease_duration / limits::kLeasePollsPerLease;
@@ -101,8 +101,8 @@ Task<Result<FenceRecord>> Waiter::wait() {
     if (sight) {
       failures_count = 0;
       const HolderWatch::Verdict verdict = watch_.look(*sight, asked_at, now());
-      ASSIGN_OR_CO_RETURN(const auto tenure, co_await judge(std::move(*sight), verdict));
-      if (tenure) co_return *tenure;
+      ASSIGN_OR_CO_RETURN(auto vacancy, co_await judge(std::move(*sight), verdict));
+      if (vacancy) co_return std::move(*vacancy);
       co_await sleep_for(place_.executor, poll);
     } else {
       if (!kv::is_retryable(sight.error().code)) co_return propagate(sight);
@@ -111,9 +111,10 @@ Task<Result<FenceRecord>> Waiter::wait() {
   }
 }
 
-Task<Result<std::optional<FenceRecord>>> Waiter::judge(HolderSight sight, HolderWatch::Verdict verdict) {
+Task<Result<std::optional<Vacancy>>> Waiter::judge(HolderSight sight, HolderWatch::Verdict verdict) {
   using Verdict = HolderWatch::Verdict;
-  if (verdict == Verdict::free) co_return sight.fence;
+  Vacancy vacancy{.tenure = sight.fence, .is_of_silent_holder = false, .last_heartbeat = sight.heartbeat};
+  if (verdict == Verdict::free) co_return vacancy;
   const char* why = nullptr;
   if (verdict == Verdict::silent) why = "it gave no sign of life for the lease time";
   if (ownership_.takeover == Takeover::force) why = "by force";
@@ -121,7 +122,8 @@ Task<Result<std::optional<FenceRecord>>> Waiter::judge(HolderSight sight, Holder
   if (sight.holder_has_ended()) why = "that process has ended";
   if (why != nullptr) {
     log::warning("volume \"{}\" is taken from {}: {}", volume_name_, sight.holder(), why);
-    co_return sight.fence;
+    vacancy.is_of_silent_holder = ownership_.takeover != Takeover::force && !sight.holder_has_ended();
+    co_return vacancy;
   }
   if (ownership_.takeover == Takeover::when_free) {
     if (verdict == Verdict::alive) co_return tl::unexpected(held(volume_name_, sight));
@@ -161,7 +163,7 @@ Task<Result<HolderSight>> look_at_holder(LeasePlace place) {
   co_return co_await kv::transact<HolderSight>(place.engine, place.executor, random, body);
 }
 
-Task<Result<FenceRecord>> wait_for_holder(LeasePlace place, Ownership ownership, std::string volume_name) {
+Task<Result<Vacancy>> wait_for_holder(LeasePlace place, Ownership ownership, std::string volume_name) {
   Waiter waiter(place, std::move(ownership), std::move(volume_name));
   co_return co_await waiter.run();
 }
@@ -193,16 +195,31 @@ void Lease::on_proven(MonotonicTime begun_at) {
   reads_until_ = std::max(reads_until_, begun_at + usable);
 }
 
+// The holder's heartbeat is in the conflicts: that the volume is taken proves that he has not been heard of,
+// so what he was allowed by the last one has ended.
+Task<Result<void>> Lease::announce(kv::Transaction& transaction, const Vacancy& vacancy,
+                                   const std::string& heartbeat) {
+  if (vacancy.is_of_silent_holder) {
+    ASSIGN_OR_CO_RETURN(const auto stored, co_await get_record<HeartbeatRecord>(transaction, heartbeat_key_,
+                                                                                kv::Isolation::serializable));
+    // Ours, where an attempt with an unknown result has taken the volume.
+    const bool is_ours = stored && stored->owner == place_.self;
+    if (!is_ours && stored != vacancy.last_heartbeat) co_return fail(Errc::busy, "its holder is alive");
+  }
+  transaction.set(heartbeat_key_, heartbeat);
+  transaction.clear(handover_key_);
+  co_return Result<void>();
+}
+
 Task<Result<void>> Lease::acquire(std::string volume_name) {
   const std::string heartbeat = next_heartbeat().encode();
-  const auto announce = [&](kv::Transaction& transaction) {
-    transaction.set(heartbeat_key_, heartbeat);
-    transaction.clear(handover_key_);
-  };
   while (true) {
-    ASSIGN_OR_CO_RETURN(const FenceRecord from, co_await wait_for_holder(place_, ownership_, volume_name));
+    ASSIGN_OR_CO_RETURN(const Vacancy vacancy, co_await wait_for_holder(place_, ownership_, volume_name));
+    const auto along = [&](kv::Transaction& transaction) {
+      return announce(transaction, vacancy, heartbeat);
+    };
     const MonotonicTime begun_at = place_.executor.clock().now();
-    Result<void> acquired = co_await fence_.acquire(from, announce);
+    Result<void> acquired = co_await fence_.acquire(vacancy.tenure, along);
     if (acquired) {
       on_proven(begun_at);
       co_return Result<void>();
@@ -254,7 +271,7 @@ Task<Result<void>> Lease::try_beat() {
   if (!record.same_tenure(fence_.record())) co_return fail(Errc::conflict, "the volume has been taken over");
   ASSIGN_OR_CO_RETURN(const auto handover, co_await get_record<HandoverRecord>(*transaction, handover_key_,
                                                                                kv::Isolation::snapshot));
-  transaction->disable_write_conflicts();
+  // In the conflicts of who takes the volume from a silent holder, and of nobody else.
   transaction->set(heartbeat_key_, next_heartbeat().encode());
   auto committed = co_await transaction->commit();
   if (!committed) co_return propagate(committed);

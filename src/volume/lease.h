@@ -2,6 +2,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <optional>
 #include <string>
 
 #include "async/event.h"
@@ -37,11 +38,19 @@ struct LeasePlace {
 // Reads who holds the volume, at one version. not_found where there is no such volume; unavailable, ...
 Task<Result<HolderSight>> look_at_holder(LeasePlace place);
 
-// Waits until the volume may be taken, and says from which tenure: until it is free, or its holder has been
-// silent for the lease time; with Takeover::handover until the holder has let it go, which this asks for;
-// with Takeover::force not at all. Errc::busy names the holder where it is alive; cancelled once
-// place.stopping is set. Who gives up takes back what he asked for.
-Task<Result<FenceRecord>> wait_for_holder(LeasePlace place, Ownership ownership, std::string volume_name);
+// A volume that may be taken.
+struct Vacancy {
+  FenceRecord tenure;  // that ends so
+  // Where its holder was silent, the last sign of life: it may serve reads again after another one.
+  bool is_of_silent_holder = false;
+  std::optional<HeartbeatRecord> last_heartbeat;
+};
+
+// Waits until the volume may be taken: until it is free, or its holder has been silent for the lease time;
+// with Takeover::handover until the holder has let it go, which this asks for; with Takeover::force not at
+// all. Errc::busy names the holder where it is alive; cancelled once place.stopping is set. Who gives up
+// takes back what he asked for.
+Task<Result<Vacancy>> wait_for_holder(LeasePlace place, Ownership ownership, std::string volume_name);
 
 // A tenure of one volume, kept alive. On the executor's thread.
 class Lease final : private TimerWork {
@@ -71,6 +80,10 @@ class Lease final : private TimerWork {
   Task<void> beat();
   Task<Result<void>> try_beat();
   HeartbeatRecord next_heartbeat();
+  // Our first sign of life, in the transaction that takes the volume. busy where its holder turns out to be
+  // alive.
+  Task<Result<void>> announce(kv::Transaction& transaction, const Vacancy& vacancy,
+                              const std::string& heartbeat);
   Duration interval() const { return ownership_.lease_duration / limits::kHeartbeatsPerLease; }
   // A sign of life that was begun at `begun_at` has been taken down.
   void on_proven(MonotonicTime begun_at);

@@ -2,9 +2,13 @@
 
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <functional>
+#include <memory>
+#include <vector>
 
 #include "volume/hosts_testing.h"
+#include "volume/interposed_engine_testing.h"
 
 namespace fdbnbd::volume {
 namespace {
@@ -281,6 +285,54 @@ TEST_F(LeaseTest, ASnapshotThatAnotherServerTakesStaysAsItWasAlsoAfterAHeartbeat
   ASSERT_TRUE(segments) << segments.error().what;
   EXPECT_EQ(*segments, (std::vector<block::ReadSegment>{{4096, false}, {4096, true}}));
   EXPECT_EQ(bytes[0], std::byte{1});
+}
+
+// Two servers in one loop, of which the first gives a sign of life when it is asked for one and not else.
+class SilentHolderTest : public testing::Test {
+ protected:
+  SilentHolderTest() {
+    const auto transaction = engine_->begin(loop_);
+    transaction->set(keys_.fence(kVolume), FenceRecord{.top_layer = {3}}.encode());
+    EXPECT_TRUE(loop_.run(transaction->commit()));
+    EXPECT_TRUE(loop_.run(a_lease_.acquire("disk")));
+  }
+  ~SilentHolderTest() override {
+    loop_.run(a_lease_.stop());
+    loop_.run(b_lease_.stop());
+  }
+
+  Task<void> a_goes_on() {
+    EXPECT_TRUE(co_await a_lease_.renew());
+    EXPECT_TRUE(a_lease_.allows_reads());
+  }
+
+  static Ownership ownership() {
+    return {.takeover = Takeover::when_free, .lease_duration = seconds(5), .process = {}, .holder = "a host"};
+  }
+  LeasePlace place(kv::Engine& engine, InstanceId self) {
+    return {engine, loop_, keys_, kVolume, self, stopping_};
+  }
+
+  static constexpr VolumeId kVolume{1};
+  SimLoop loop_{1};
+  const std::unique_ptr<kv::MemoryEngine> engine_ = kv::open_memory_engine().value();
+  InterposedEngine interposed_{*engine_};
+  const KeySpace keys_{""};
+  const std::atomic<bool> stopping_ = false;
+  Fence a_fence_{*engine_, loop_, keys_.fence(kVolume), InstanceId{1}};
+  Fence b_fence_{interposed_, loop_, keys_.fence(kVolume), InstanceId{2}};
+  Lease a_lease_{place(*engine_, InstanceId{1}), ownership(), a_fence_};
+  Lease b_lease_{place(interposed_, InstanceId{2}), ownership(), b_fence_};
+};
+
+TEST_F(SilentHolderTest, AHolderThatGoesOnWhileTheVolumeIsTakenFromItKeepsIt) {
+  interposed_.at_next_commit_of(keys_.fence(kVolume).front(), InterposedEngine::Outcome::as_it_is,
+                                [this] { return a_goes_on(); });
+  ASSERT_TRUE(loop_.run(b_lease_.acquire("disk")));
+  EXPECT_TRUE(interposed_.has_happened());
+  // It was taken later, when that sign of life had become old, too.
+  EXPECT_FALSE(a_lease_.allows_reads());
+  EXPECT_EQ(loop_.run(a_lease_.renew()).error().code, Errc::fenced);
 }
 
 struct Asked {

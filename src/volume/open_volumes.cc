@@ -185,9 +185,9 @@ Task<Result<std::optional<FenceRecord>>> OpenVolumes::claim(VolumeId id, std::st
   Ownership ownership = ownership_;
   // Nobody's disk is pulled from under him by a verb.
   ownership.takeover = Takeover::when_free;
-  ASSIGN_OR_CO_RETURN(const FenceRecord fence,
+  ASSIGN_OR_CO_RETURN(const Vacancy vacancy,
                       co_await wait_for_holder(place_of(id), std::move(ownership), std::move(name)));
-  co_return fence;
+  co_return vacancy.tenure;
 }
 
 }  // namespace fdbnbd::volume

@@ -80,7 +80,8 @@ struct FenceRecord {
   static Result<FenceRecord> decode(std::string_view value);
 };
 
-// The sign of life of a volume's owner. In nobody's conflicts, so that it disturbs no commit.
+// The sign of life of a volume's owner. In nobody's conflicts but of who takes the volume from an owner that
+// was silent, so that it disturbs no commit.
 struct HeartbeatRecord {
   InstanceId owner{};
   uint64_t counter = 0;            // grows with each beat
