@@ -104,6 +104,11 @@ class Transaction {
   // Bytes of keys and values of the mutations so far, for the caller's size bounds.
   virtual uint64_t mutation_bytes() const = 0;
 
+  // Waits until the store can take the mutations, as commit() does else. For a caller that sets the read
+  // version behind it, where it does not age in a queue. Once, behind the last mutation; where no commit
+  // follows, the transaction ends soon.
+  virtual Task<void> await_turn() { co_return; }
+
   // Once; nothing else may be called after it. The version at which the transaction took effect. Failures:
   //   conflict        nothing happened; a key of the read conflicts changed
   //   unavailable     nothing happened, and nothing will; try again

@@ -61,6 +61,7 @@ class RetryingTransaction final : public Transaction {
                               Transaction& transaction) { transaction.add_read_conflict({begin, end}); });
   }
   uint64_t mutation_bytes() const override { return inner_->mutation_bytes(); }
+  Task<void> await_turn() override { return inner_->await_turn(); }
   Task<Result<Version>> commit() override;
 
  private:

@@ -108,12 +108,11 @@ void CommitQueue::finish(const std::vector<Intent*>& intents, const Result<void>
 }
 
 void CommitQueue::turn_back_outdated(std::vector<Intent*>& batch) {
-  const LayerId top = fence_.record().top_layer;
   std::vector<Intent*> outdated;
   std::ranges::copy_if(batch, std::back_inserter(outdated),
-                       [&](const Intent* intent) { return intent->layer != top; });
+                       [this](const Intent* intent) { return is_outdated(*intent); });
   if (outdated.empty()) return;
-  std::erase_if(batch, [&](const Intent* intent) { return intent->layer != top; });
+  std::erase_if(batch, [this](const Intent* intent) { return is_outdated(*intent); });
   finish(outdated, fail(Errc::conflict, "the volume has a new top layer"));
 }
 
@@ -126,36 +125,49 @@ std::unique_ptr<kv::Transaction> CommitQueue::begin() {
 
 Task<Result<void>> CommitQueue::commit_batch(std::vector<Intent*>& batch,
                                              std::unique_ptr<kv::Transaction>& transaction) {
+  bool is_in_doubt = false;
   for (uint32_t attempt = 1;; ++attempt) {
     turn_back_outdated(batch);
     if (batch.empty()) co_return Result<void>{};
     transaction = begun_ ? std::move(begun_) : begin();
     for (Intent* intent : batch) intent->apply(*transaction);
+    // Under load it takes seconds: the version that is proven and the top layer are those of afterwards.
+    co_await transaction->await_turn();
+    if (std::ranges::any_of(batch, [this](const Intent* intent) { return is_outdated(*intent); })) continue;
     transaction->set_read_version(fence_.version());
     const Result<kv::Version> committed = co_await transaction->commit();
     if (committed) {
       fence_.on_committed(*committed);
       co_return Result<void>{};
     }
-    switch (committed.error().code) {
-      case Errc::conflict:
-        // Somebody wrote the fence, or the engine was over-cautious: reading it tells.
-        CO_RETURN_IF_ERROR(co_await fence_.refresh());
-        break;
-      case Errc::unavailable:
-        if (attempt == 10)
-          log::warning("the store does not take writes: {}; still trying", committed.error().what);
-        co_await sleep_for(executor_, kv::backoff(attempt, random_));
-        CO_RETURN_IF_ERROR(co_await fence_.refresh());
-        break;
-      case Errc::unknown_result:
-        // It may still take effect. The locks are held, so nothing newer can be hurt; behind the barrier it
-        // is decided, and doing it again is harmless.
-        CO_RETURN_IF_ERROR(co_await fence_.barrier());
-        break;
-      default:
-        co_return tl::unexpected(committed.error());
+    is_in_doubt = is_in_doubt || committed.error().code == Errc::unknown_result;
+    Result<void> recovered = co_await recover(committed.error(), attempt);
+    if (recovered) continue;
+    // What it changed may be there or not, and nothing that is known here says which.
+    if (is_in_doubt && !fence_.is_lost()) {
+      log::error("whether a write has happened is not known, and the store failed: {}",
+                 recovered.error().what);
+      co_return fence_.give_up();
     }
+    co_return recovered;
+  }
+}
+
+Task<Result<void>> CommitQueue::recover(const Error& error, uint32_t attempt) {
+  switch (error.code) {
+    case Errc::conflict:
+      // Somebody wrote the fence, or the engine was over-cautious: reading it tells.
+      co_return co_await fence_.refresh();
+    case Errc::unavailable:
+      if (attempt == 10) log::warning("the store does not take writes: {}; still trying", error.what);
+      co_await sleep_for(executor_, kv::backoff(attempt, random_));
+      co_return co_await fence_.refresh();
+    case Errc::unknown_result:
+      // It may still take effect. The locks are held, so nothing newer can be hurt; behind the barrier it is
+      // decided, and doing it again is harmless.
+      co_return co_await fence_.barrier();
+    default:
+      co_return tl::unexpected(error);
   }
 }
 

@@ -109,8 +109,12 @@ class CommitQueue {
   Task<void> run_batch(std::vector<Intent*> batch);
   // Leaves the last `transaction` that it needed to the caller.
   Task<Result<void>> commit_batch(std::vector<Intent*>& batch, std::unique_ptr<kv::Transaction>& transaction);
+  // After an attempt that failed with `error`: success where another one may follow.
+  Task<Result<void>> recover(const Error& error, uint32_t attempt);
   static void finish(const std::vector<Intent*>& intents, const Result<void>& result);
-  // Takes those out of `batch`, and ends them, that are made for a layer that is not the top any more.
+  // Whether it is made for a layer that is not the top any more.
+  bool is_outdated(const Intent& intent) const { return intent.layer != fence_.record().top_layer; }
+  // Takes those out of `batch`, and ends them, that are.
   void turn_back_outdated(std::vector<Intent*>& batch);
 
   kv::Engine& engine_;

@@ -86,6 +86,91 @@ TEST_F(CommitQueueTest, IntentsOfOneCallAreDoneTogether) {
   }
 }
 
+// Something else happens while a commit is made or waits for its turn.
+class InterposedCommitTest : public testing::Test {
+ protected:
+  static constexpr kv::Version kWindowVersions = 400;
+
+  InterposedCommitTest() {
+    const auto transaction = store_->begin(loop_);
+    transaction->set(fence_key_, FenceRecord{.top_layer = kTop}.encode());
+    EXPECT_TRUE(loop_.run(transaction->commit()));
+    EXPECT_TRUE(loop_.run(fence_.acquire()));
+  }
+
+  // What is left to do behind the replies.
+  ~InterposedCommitTest() override {
+    while (loop_.step()) {
+    }
+  }
+
+  // The store forgets the versions of before.
+  Task<void> let_versions_pass() {
+    for (kv::Version i = 0; i <= kWindowVersions; ++i) {
+      const auto transaction = store_->begin(loop_);
+      transaction->set("other", "value");
+      EXPECT_TRUE(co_await transaction->commit());
+    }
+    EXPECT_TRUE(co_await fence_.refresh());
+  }
+
+  Task<void> change_top_layer() {
+    FenceRecord record = fence_.record();
+    record.top_layer = LayerId{kTop.value + 1};
+    const auto transaction = store_->begin(loop_);
+    transaction->set(fence_key_, record.encode());
+    EXPECT_TRUE(co_await transaction->commit());
+    EXPECT_TRUE(co_await fence_.refresh());
+  }
+
+  std::optional<std::string> stored() {
+    const auto transaction = store_->begin(loop_);
+    return loop_.run(transaction->get("key", kv::Isolation::snapshot)).value();
+  }
+
+  SimLoop loop_{1};
+  const std::unique_ptr<kv::MemoryEngine> store_ =
+      kv::open_memory_engine({.read_window_versions = kWindowVersions}).value();
+  const std::string fence_key_ = KeySpace("").fence({1});
+  Fence fence_{*store_, loop_, fence_key_, InstanceId{7}};
+  InterposedEngine engine_{*store_};
+  CommitQueue queue_{engine_, loop_, fence_};
+};
+
+TEST_F(InterposedCommitTest, TheProvenVersionIsThatOfAfterItsTurnHasCome) {
+  engine_.at_next_turn([this] { return let_versions_pass(); });
+  SetsOneKey intent(kTop);
+  EXPECT_TRUE(loop_.run(queue_.commit(intent)));
+  EXPECT_EQ(engine_.begun_count(), 1U) << "at a version that was too old";
+}
+
+TEST_F(InterposedCommitTest, WhatIsMadeForTheLayerOfBeforeItsTurnIsTurnedBack) {
+  engine_.at_next_turn([this] { return change_top_layer(); });
+  SetsOneKey intent(kTop);
+  EXPECT_EQ(loop_.run(queue_.commit(intent)).error().code, Errc::conflict);
+  EXPECT_EQ(stored(), std::nullopt);
+}
+
+TEST_F(InterposedCommitTest, AFailureBehindAResultThatWasLostIsTheEndOfTheTenure) {
+  const auto fail_from_now_on = [this]() -> Task<void> {
+    store_->faults().fail_next_commits(kv::CommitFault::io);
+    co_return;
+  };
+  engine_.at_next_commit_of('k', InterposedEngine::Outcome::unknown_applied, fail_from_now_on);
+  SetsOneKey intent(kTop);
+  EXPECT_EQ(loop_.run(queue_.commit(intent)).error().code, Errc::fenced);
+  EXPECT_TRUE(fence_.is_lost()) << "what is known in memory may not be what is stored";
+}
+
+TEST_F(InterposedCommitTest, AFailureWithoutDoubtIsThatOfOneWrite) {
+  store_->faults().fail_next_commits(kv::CommitFault::io);
+  SetsOneKey intent(kTop);
+  EXPECT_EQ(loop_.run(queue_.commit(intent)).error().code, Errc::io);
+  EXPECT_FALSE(fence_.is_lost());
+  SetsOneKey next(kTop);
+  EXPECT_TRUE(loop_.run(queue_.commit(next)));
+}
+
 // Where commits take a millisecond.
 class GroupCommitTest : public testing::Test {
  protected:

@@ -8,7 +8,8 @@
 
 #include "kv/engine.h"
 
-// An engine in which something happens just when a commit does, and which counts its transactions.
+// An engine in which something happens just when a commit does or waits for its turn, and which counts its
+// transactions.
 
 namespace fdbnbd::volume {
 
@@ -28,6 +29,9 @@ class InterposedEngine final : public kv::Engine {
     planned_ = Plan{key_type, outcome, std::move(act)};
   }
   bool has_happened() const { return !planned_; }
+
+  // What happens while the next transaction waits for its turn.
+  void at_next_turn(std::function<Task<void>()> act) { at_next_turn_ = std::move(act); }
 
   // Transactions begun since the start, and those that have not ended yet.
   uint64_t begun_count() const { return begun_count_; }
@@ -86,6 +90,11 @@ class InterposedEngine final : public kv::Engine {
     void add_read_conflict(kv::KeyRange range) override { inner_->add_read_conflict(range); }
     uint64_t mutation_bytes() const override { return inner_->mutation_bytes(); }
 
+    Task<void> await_turn() override {
+      if (const auto act = std::exchange(engine_.at_next_turn_, nullptr)) co_await act();
+      co_await inner_->await_turn();
+    }
+
     Task<Result<kv::Version>> commit() override {
       if (!is_planned_ || !engine_.planned_) co_return co_await inner_->commit();
       const Plan plan = std::move(*std::exchange(engine_.planned_, std::nullopt));
@@ -110,6 +119,7 @@ class InterposedEngine final : public kv::Engine {
 
   kv::Engine& inner_;
   std::optional<Plan> planned_;
+  std::function<Task<void>()> at_next_turn_;
   uint64_t begun_count_ = 0;
   uint64_t open_count_ = 0;
 };

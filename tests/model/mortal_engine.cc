@@ -65,6 +65,7 @@ class MortalTransaction final : public kv::Transaction {
   void disable_write_conflicts() override { inner_->disable_write_conflicts(); }
   void add_read_conflict(kv::KeyRange range) override { inner_->add_read_conflict(range); }
   uint64_t mutation_bytes() const override { return inner_->mutation_bytes(); }
+  Task<void> await_turn() override { return inner_->await_turn(); }
   Task<Result<kv::Version>> commit() override { return engine_.run(inner_->commit()); }
 
  private:

@@ -200,6 +200,12 @@ void Pacer::on_commit_ended(MonotonicTime started_at, bool is_refused) {
   wake_waiters();
 }
 
+void Pacer::give_back() {
+  const std::lock_guard lock(mutex_);
+  --commits_count_;
+  wake_waiters();
+}
+
 void Pacer::note_refusal(LatencyWindow& window, MonotonicTime started_at, MonotonicTime now) {
   window.on_refused(started_at, now);
   paused_until_ = now + limits::kFdbRefusalPause;

@@ -27,7 +27,7 @@ namespace fdbnbd::kv::fdb {
 // commits may be under way by how long those take. That alone lets a cluster with slow disks be filled up
 // first, so the bytes a second are steered by the queues of the storage servers, which the cluster tells.
 //
-// Any thread. No commit may be between admit() and on_commit_ended() when it goes.
+// Any thread. No commit may be between admit() and its end when it goes.
 class Pacer {
  public:
   Pacer(const Api& api, FDBDatabase* database, const Clock& clock);
@@ -36,7 +36,7 @@ class Pacer {
   Pacer& operator=(const Pacer&) = delete;
 
   // Waits until one more commit, with `bytes` of mutations, may start, in the order of the calls, and begins
-  // to pay for it. on_commit_ended follows.
+  // to pay for it. on_commit_ended or give_back follows.
   Task<void> admit(Executor& executor, uint64_t bytes);
 
   // How long the disks' part of admit() would take.
@@ -44,6 +44,8 @@ class Pacer {
 
   // `is_refused`: the cluster is at a limit.
   void on_commit_ended(MonotonicTime started_at, bool is_refused);
+  // One that was admitted has not been made.
+  void give_back();
 
  private:
   // Something that was asked of the cluster, and what to do with the answer.

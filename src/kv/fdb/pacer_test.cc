@@ -163,6 +163,25 @@ TEST_F(PacerTest, CommitsThatStopComingBackAreNotAddedToWithoutEnd) {
   EXPECT_EQ(committed_count_, 3 * limits::kFdbCommitsInFlight);
 }
 
+TEST_F(PacerTest, ATurnThatWasAwaitedIsNotAwaitedAgain) {
+  const int64_t before = versions_given_count();
+  const auto transaction = engine_->begin(loop_);
+  transaction->set("k", "v");
+  loop_.run(transaction->await_turn());
+  EXPECT_EQ(versions_given_count(), before + 1);
+  transaction->set_read_version(version_);
+  ASSERT_TRUE(loop_.run(transaction->commit()));
+  EXPECT_EQ(versions_given_count(), before + 1);
+}
+
+TEST_F(PacerTest, TurnsThatAreNotUsedAreGivenBack) {
+  for (uint32_t i = 0; i < 2 * limits::kFdbCommitsInFlight; ++i)
+    loop_.run(engine_->begin(loop_)->await_turn());
+  start(1);
+  loop_.run(finish());
+  EXPECT_EQ(committed_count_, 1u);
+}
+
 TEST_F(PacerTest, AnEngineGoesWithPaymentsOutstanding) {
   fake().set_unreachable(1);
   start(3);

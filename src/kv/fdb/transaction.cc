@@ -26,6 +26,9 @@ class FdbTransaction final : public Transaction {
       failure_ = std::move(made.error());
     }
   }
+  ~FdbTransaction() override {
+    if (has_turn_) client_.pacer.give_back();
+  }
 
   void set_background() override;
   Task<Result<Version>> read_version() override;
@@ -45,6 +48,7 @@ class FdbTransaction final : public Transaction {
   void disable_write_conflicts() override { write_conflicts_ = false; }
   void add_read_conflict(KeyRange range) override;
   uint64_t mutation_bytes() const override { return mutation_bytes_; }
+  Task<void> await_turn() override;
   Task<Result<Version>> commit() override;
 
  private:
@@ -75,6 +79,8 @@ class FdbTransaction final : public Transaction {
   bool does_not_yield_ = false;  // though it is background work
   bool write_conflicts_ = true;
   bool mutated_ = false;
+  bool has_waited_ = false;  // for its turn
+  bool has_turn_ = false;    // which the pacer is told the end of
   bool committed_ = false;
   uint64_t mutation_bytes_ = 0;
 };
@@ -237,24 +243,32 @@ void FdbTransaction::add_read_conflict(KeyRange range) {
                "declare what was read");
 }
 
+Task<void> FdbTransaction::await_turn() {
+  ASSERT(!has_waited_);
+  has_waited_ = true;
+  StallWarning warning(client_, executor_, "a turn to commit");
+  if (client_.pacing == Pacing::before) co_await wait_for_a_version();
+  if (client_.pacing != Pacing::beside) co_return;
+  co_await client_.pacer.admit(executor_, mutation_bytes_);
+  has_turn_ = true;
+}
+
 Task<Result<Version>> FdbTransaction::commit() {
   ASSERT(!committed_);
   committed_ = true;
   // One that changed nothing took effect when it read.
   if (!mutated_ || failure_) co_return co_await read_version();
-  StallWarning warning(client_, executor_, "a commit");
   // The cluster has held back those that asked it for their read version, but for its disks' sake too late.
   const bool is_held = is_version_given_ || (does_not_yield_ && client_.pacing == Pacing::beside);
-  const Pacing pacing = is_held ? client_.pacing : Pacing::off;
-  if (pacing == Pacing::before) co_await wait_for_a_version();
   if (does_not_yield_ && client_.pacer.commit_wait() > limits::kFdbMaxBackgroundCommitWait)
     co_return fail(Errc::busy, "the cluster's disks have no room for background work");
-  if (pacing == Pacing::beside) co_await client_.pacer.admit(executor_, mutation_bytes_);
+  if (is_held && !has_waited_) co_await await_turn();
+  StallWarning warning(client_, executor_, "a commit");
   const MonotonicTime started_at = client_.clock.now();
   const Future future(api(), api().transaction_commit(transaction_.get()));
   const fdb_error_t error = co_await future.ready(executor_);
   const bool is_at_limit = error != 0 && meaning_of(error, Operation::commit).remedy == Remedy::long_wait;
-  if (pacing == Pacing::beside) client_.pacer.on_commit_ended(started_at, is_at_limit);
+  if (std::exchange(has_turn_, false)) client_.pacer.on_commit_ended(started_at, is_at_limit);
   if (error != 0) {
     // The caller's own back-off is for conflicts and short outages.
     if (is_at_limit) co_await wait_before_attempt(executor_, Remedy::long_wait, 1, random_);
