@@ -145,11 +145,12 @@ inline constexpr uint64_t kDefaultRocksMemoryBytes = 128 * kMiB;
 inline constexpr uint64_t kMinRocksMemoryBytes = 32 * kMiB;
 
 // FoundationDB.
-inline constexpr auto kFdbConnectTimeout = std::chrono::seconds(10);      // for the first answer
-inline constexpr auto kFdbReadVersionLifetime = std::chrono::seconds(4);  // the cluster keeps about 5 s
-inline constexpr auto kFdbStallWarning = std::chrono::seconds(10);        // without an answer
-inline constexpr uint32_t kFdbCommitsInFlight = 16;                       // of one volume
-inline constexpr int64_t kFdbTransactionBytes = 4 * kMiB;                 // larger ones are refused
+inline constexpr auto kFdbConnectTimeout = std::chrono::seconds(10);        // for the first answer
+inline constexpr auto kFdbCancelPatience = std::chrono::milliseconds(200);  // after that
+inline constexpr auto kFdbReadVersionLifetime = std::chrono::seconds(4);    // the cluster keeps about 5 s
+inline constexpr auto kFdbStallWarning = std::chrono::seconds(10);          // without an answer
+inline constexpr uint32_t kFdbCommitsInFlight = 16;                         // of one volume
+inline constexpr int64_t kFdbTransactionBytes = 4 * kMiB;                   // larger ones are refused
 inline constexpr uint64_t kFdbRangeReplyBytes = 79'900;        // what one reply to a range read surely holds
 inline constexpr uint64_t kFdbRangePageBytes = kMiB;           // of several replies to one get_range
 inline constexpr size_t kFdbReadsInFlight = 128;               // of one bulk read

@@ -27,7 +27,7 @@ void Cluster::reset(uint64_t seed) {
   for (size_t what = 0; what < counts.size(); ++what)
     if (what < kv::fdb::kFakeLiveFutures) counts[what] = 0;
   late_commits.clear();
-  unreachable = batch_starved = immediate = holding = false;
+  unreachable = cancel_ignored = batch_starved = immediate = holding = false;
   batching = true;
   random = Random(seed);
 }

@@ -69,6 +69,7 @@ class Cluster {
   std::array<int64_t, kv::fdb::kFakeCounts> counts{};
   std::vector<Commit> late_commits;
   bool unreachable = false;
+  bool cancel_ignored = false;
   bool batch_starved = false;
   bool immediate = false;
   bool batching = true;

@@ -136,6 +136,10 @@ void fdb_transaction_destroy(FDBTransaction* transaction) {
 }
 
 void fdb_transaction_cancel(FDBTransaction* transaction) {
+  {
+    const std::lock_guard lock(cluster().mutex);
+    if (cluster().cancel_ignored) return;
+  }
   std::vector<std::weak_ptr<FDB_future>> futures;
   {
     const std::lock_guard lock(transaction->state->mutex);
@@ -383,6 +387,11 @@ void fake_fdb_set_window(int64_t versions) {
 
 void fake_fdb_set_unreachable(int unreachable) {
   set_and_answer_parked(&Cluster::unreachable, unreachable != 0);
+}
+
+void fake_fdb_set_cancel_ignored(int ignored) {
+  const std::lock_guard lock(cluster().mutex);
+  cluster().cancel_ignored = ignored != 0;
 }
 
 void fake_fdb_set_batch_starved(int starved) {

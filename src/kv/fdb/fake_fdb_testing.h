@@ -22,6 +22,8 @@
   X(set_window, void, (int64_t versions))                                                                  \
   /* While on, read versions are not given out. */                                                         \
   X(set_unreachable, void, (int unreachable))                                                              \
+  /* While on, nothing is cancelled, as in a client of several versions that has not found the cluster. */ \
+  X(set_cancel_ignored, void, (int ignored))                                                               \
   /* While on, read versions are not given out at batch priority. */                                       \
   X(set_batch_starved, void, (int starved))                                                                \
   /* While on, every call is answered before it returns, so that callbacks run inside the setting call. */ \

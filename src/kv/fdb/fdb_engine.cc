@@ -8,6 +8,8 @@
 #include <mutex>
 #include <utility>
 
+#include "base/assert.h"
+#include "base/limits.h"
 #include "kv/fdb/bulk_read.h"
 #include "kv/fdb/client.h"
 #include "kv/fdb/errors.h"
@@ -49,29 +51,43 @@ class FdbEngine final : public Engine {
   const uint32_t commits_in_flight_;
 };
 
-// Lets a thread wait for a future with a bound.
-class BlockingWait {
+// Asks the cluster for a read version and lets a thread wait for the answer with a bound. It lives until the
+// answer is there, whoever has given up waiting for it.
+class Probe {
  public:
-  // False where it was not ready in time.
-  bool wait_for(const Api& api, const fdb::Future& future, Duration timeout) {
-    if (api.future_set_callback(future.get(), &on_ready, this) != 0) return true;
+  static std::shared_ptr<Probe> start(const Api& api, fdb::TransactionHandle transaction) {
+    const std::shared_ptr<Probe> probe(new Probe(api, std::move(transaction)));
+    probe->self_ = probe;
+    const fdb_error_t error = api.future_set_callback(probe->future_.get(), &on_ready, probe.get());
+    ASSERT(error == 0);
+    return probe;
+  }
+
+  // False where it was not there in time.
+  bool wait_for(Duration timeout) {
     std::unique_lock lock(mutex_);
     return ready_changed_.wait_for(lock, timeout, [this] { return ready_; });
   }
-  void wait() {
-    std::unique_lock lock(mutex_);
-    ready_changed_.wait(lock, [this] { return ready_; });
-  }
+  void cancel() { api_.transaction_cancel(transaction_.get()); }
+  fdb_error_t error() const { return api_.future_get_error(future_.get()); }
 
  private:
+  Probe(const Api& api, fdb::TransactionHandle transaction)
+      : api_(api),
+        transaction_(std::move(transaction)),
+        future_(api, api.transaction_get_read_version(transaction_.get())) {}
+
   static void on_ready(FDBFuture*, void* self) noexcept {
-    auto& waiter = *static_cast<BlockingWait*>(self);
-    const std::lock_guard lock(waiter.mutex_);
-    waiter.ready_ = true;
-    // With the lock held: the waiter may be gone as soon as it is not.
-    waiter.ready_changed_.notify_all();
+    const std::shared_ptr<Probe> probe = std::move(static_cast<Probe*>(self)->self_);
+    const std::lock_guard lock(probe->mutex_);
+    probe->ready_ = true;
+    probe->ready_changed_.notify_all();
   }
 
+  const Api& api_;
+  const fdb::TransactionHandle transaction_;
+  const fdb::Future future_;
+  std::shared_ptr<Probe> self_;  // the callback's
   std::mutex mutex_;
   std::condition_variable ready_changed_;
   bool ready_ = false;  // guarded by mutex_
@@ -89,19 +105,19 @@ Error cluster_error(const Api& api, fdb_error_t error, const FdbOptions& options
 
 // Asks the cluster for a read version.
 Result<void> check_reachable(const Client& client, const FdbOptions& options) {
-  ASSIGN_OR_RETURN(const fdb::TransactionHandle transaction, client.make_transaction());
-  const fdb::Future future(client.api, client.api.transaction_get_read_version(transaction.get()));
-  BlockingWait waiter;
-  if (!waiter.wait_for(client.api, future, options.connect_timeout)) {
-    client.api.transaction_cancel(transaction.get());
-    waiter.wait();
+  ASSIGN_OR_RETURN(fdb::TransactionHandle transaction, client.make_transaction());
+  const std::shared_ptr<Probe> probe = Probe::start(client.api, std::move(transaction));
+  if (!probe->wait_for(options.connect_timeout)) {
+    probe->cancel();
+    // A client that has yet to learn which of several libraries the cluster speaks does not heed that.
+    static_cast<void>(probe->wait_for(limits::kFdbCancelPatience));
     return fail(
         Errc::unavailable,
         fmt::format("FoundationDB does not answer within {} s ({}); check that the cluster runs and that its "
                     "coordinators can be reached",
                     std::chrono::duration<double>(options.connect_timeout).count(), cluster_name(options)));
   }
-  if (const fdb_error_t error = client.api.future_get_error(future.get()); error != 0)
+  if (const fdb_error_t error = probe->error(); error != 0)
     return tl::unexpected(cluster_error(client.api, error, options));
   return {};
 }

@@ -140,6 +140,20 @@ TEST_F(FdbEngineTest, OpeningAClusterThatDoesNotAnswerGivesUpAndNamesIt) {
   EXPECT_EQ(fake().count(fdb::kFakeLiveDatabases), 1);
 }
 
+TEST_F(FdbEngineTest, OpeningGivesUpAlsoWhereTheLibraryCancelsNothing) {
+  fake().set_unreachable(1);
+  fake().set_cancel_ignored(1);
+  FdbOptions options = options_;
+  options.connect_timeout = std::chrono::milliseconds(20);
+  const auto engine = open_fdb_engine(options);
+  ASSERT_FALSE(engine);
+  EXPECT_EQ(engine.error().code, Errc::unavailable);
+  EXPECT_EQ(fake().count(fdb::kFakeLiveDatabases), 1);
+  // It is answered after all, once nobody waits for it.
+  fake().set_immediate(1);
+  fake().set_unreachable(0);
+}
+
 TEST_F(FdbEngineTest, OpeningWithoutAClusterFileIsUnavailable) {
   FdbOptions options = options_;
   options.cluster_file = "/missing/fdb.cluster";
