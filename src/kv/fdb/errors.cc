@@ -37,6 +37,8 @@ Meaning meaning_of(fdb_error_t error, Operation operation) {
     case 1078:  // grv_proxy_memory_limit_exceeded
     case 1213:  // tag_throttled
     case 1223:  // proxy_tag_throttled
+    case 1235:  // transaction_throttled_hot_shard, from 7.4 on
+    case 1242:  // transaction_rejected_range_locked, from 7.4 on
       return {Errc::unavailable, Remedy::long_wait};
     case 2025:  // network_cannot_be_restarted
       return {Errc::cancelled, Remedy::none};

@@ -45,6 +45,8 @@ const std::map<fdb_error_t, Row>& table() {
       {1078, {kAtLimit, kAtLimit}},
       {1213, {kAtLimit, kAtLimit}},
       {1223, {kAtLimit, kAtLimit}},
+      {1235, {kAtLimit, kAtLimit}},
+      {1242, {kAtLimit, kAtLimit}},
       {1515, {kNotReachable, kNotReachable}},
       {2025, {kStopping, kStopping}},
       {2101, {{Errc::too_large, Remedy::none}, {Errc::too_large, Remedy::none}}},
