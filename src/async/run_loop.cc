@@ -22,7 +22,7 @@ void RunLoop::run_until_done(Task<void> task) {
       std::unique_lock lock(mutex_);
       if (queue_.empty() && scope.running_count() > 0) {
         if (const auto due = timers_.next_due()) {
-          posted_.wait_until(lock, *due);
+          posted_.wait_for(lock, *due - clock_.now());
         } else {
           posted_.wait(lock);
         }

@@ -1,12 +1,22 @@
 #include "base/clock.h"
 
+#include <ctime>
+
+#include "base/assert.h"
+
 namespace fdbnbd {
 
 namespace {
 
 class SystemClock final : public Clock {
  public:
-  MonotonicTime now() const override { return std::chrono::steady_clock::now(); }
+  // The time for which the machine was suspended counts: what others do meanwhile, as to leases, does not
+  // wait.
+  MonotonicTime now() const override {
+    timespec now{};
+    ASSERT(::clock_gettime(CLOCK_BOOTTIME, &now) == 0);
+    return MonotonicTime(std::chrono::seconds(now.tv_sec) + std::chrono::nanoseconds(now.tv_nsec));
+  }
   WallTime wall_now() const override { return std::chrono::system_clock::now(); }
 };
 
