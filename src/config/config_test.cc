@@ -181,6 +181,15 @@ TEST(FdbClient, TheEnvironmentBeatsTheFileAndIsLeftToWhoReadsIt) {
   EXPECT_THAT(client.options, ElementsAre(Pair("tls_ca_path", "/ca"), Pair("trace_enable", "/url")));
 }
 
+TEST(FdbClient, AnEmptyLibraryInTheEnvironmentIsNone) {
+  static char empty[] = "";
+  const auto environment = [](const char* name) -> char* {
+    return std::string_view(name) == "FDB_NBD_FDB_LIBRARY" ? empty : nullptr;
+  };
+  const FdbClient file{.library = "/file.so", .options = {}};
+  EXPECT_EQ(resolve_fdb_client(file, cluster_with({}), environment).library, "/file.so");
+}
+
 TEST(ConfigFile, ListenTakesOneString) {
   const auto config = parse_config("listen = \"tcp://[::1]:0\"\n", "file.toml");
   ASSERT_TRUE(config.has_value());

@@ -42,7 +42,8 @@ bool is_same(const Option& a, const Option& b) {
 
 FdbClient resolve_fdb_client(const FdbClient& file, const StoreUrl& store, EnvironmentLookup environment) {
   FdbClient client;
-  if (environment("FDB_NBD_FDB_LIBRARY") == nullptr) client.library = file.library;
+  const char* const library = environment("FDB_NBD_FDB_LIBRARY");
+  if (library == nullptr || *library == '\0') client.library = file.library;
   for (const Option& option : file.options) {
     const bool is_beaten =
         is_in_environment(option.first, environment) ||
