@@ -18,6 +18,9 @@ namespace {
 
 // Blocks are at least this large, so this many extents per byte are enough for a BLOCK_STATUS answer.
 constexpr uint64_t kBytesPerStatusExtent = limits::kMinBlockBytes;
+// What one that clears prepares for each extent that it covers, all at once where they are stored.
+constexpr uint64_t kBytesPerClearedExtent = uint64_t{limits::kBlocksPerExtent} * limits::kMinBlockBytes;
+constexpr uint64_t kMemoryPerClearedExtent = 6 * limits::kKiB;
 constexpr uint64_t kMemoryPerStatusExtent = sizeof(block::StatusExtent) + 2 * proto::kStatusDescriptorBytes;
 
 }  // namespace
@@ -233,6 +236,9 @@ uint64_t Transmission::request_data_bytes(const Request& request) const {
       return BufferPool::footprint_bytes(request.length_bytes);
     case Command::block_status:
       return status_extents_limit(request) * contexts_.size() * kMemoryPerStatusExtent;
+    case Command::trim:
+    case Command::write_zeroes:
+      return request.length_bytes / kBytesPerClearedExtent * kMemoryPerClearedExtent;
     default:
       return 0;
   }

@@ -115,6 +115,32 @@ TEST(Transmission, RequestsInFlightAreCounted) {
   newcomer.stream().close();
 }
 
+Task<void> clear_much(SimServer& world, TestClient& client, Command command) {
+  EXPECT_TRUE(co_await client.connect({}));
+  std::string batch;
+  for (int i = 0; i < 20; ++i) {
+    Request request = plain_request(command, 0, 64 * kMiB);
+    batch += client.encode(request);
+  }
+  EXPECT_TRUE((co_await client.stream().write_all(as_bytes(batch))).has_value());
+  co_await sleep_for(world.loop, milliseconds(1));
+}
+
+TEST(Transmission, WhatLargeClearsPrepareCountsAsTheirMemory) {
+  for (const Command command : {Command::trim, Command::write_zeroes}) {
+    SimServer world({.limits = small_limits(), .fake = {.size_bytes = 64 * kMiB}});
+    world.exported->hold();
+    TestClient client(world.dial());
+    world.run(clear_much(world, client, command));
+    // 16 extents of 6 KiB each, of 256 KiB.
+    EXPECT_EQ(world.exported->running_count(), 2u);
+    world.exported->let_go();
+    world.run(client.receive_all());
+    EXPECT_EQ(client.in_flight_count(), 0u);
+    client.stream().close();
+  }
+}
+
 Task<void> large_then_done(SimServer& world) {
   TestClient client(world.dial());
   EXPECT_TRUE(co_await client.connect({}));
