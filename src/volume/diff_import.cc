@@ -106,12 +106,11 @@ Result<void> check_quota(const DiffImport& import, const VolumeRecord& volume, c
 }
 
 Task<Result<VolumeRecords>> make_quiet_in(kv::Transaction& transaction, RecordReader& records, VolumeId id,
-                                          const std::string& name,
-                                          const std::optional<FenceRecord>& claimed) {
+                                          const std::string& name, const std::optional<Vacancy>& claimed) {
   ASSIGN_OR_CO_RETURN(VolumeRecords found, co_await records.load(transaction, id, name));
-  if (claimed && !found.fence.same_tenure(*claimed)) co_return opened_elsewhere(name);
-  if (!claimed || claimed->is_free()) co_return found;
   const KeySpace& keys = records.keys();
+  if (claimed) CO_RETURN_IF_ERROR(co_await check_vacancy(transaction, keys, id, found.fence, *claimed, name));
+  if (!claimed || claimed->tenure.is_free()) co_return found;
   ++found.fence.epoch;
   found.fence.owner = {};
   transaction.set(keys.fence(id), found.fence.encode());
@@ -123,7 +122,7 @@ Task<Result<VolumeRecords>> make_quiet_in(kv::Transaction& transaction, RecordRe
 }  // namespace
 
 Task<Result<QuietVolume>> make_quiet(RecordReader& records, VolumeId id, std::string name,
-                                     std::optional<FenceRecord> claimed) {
+                                     std::optional<Vacancy> claimed) {
   auto body = [&](kv::Transaction& transaction) {
     return make_quiet_in(transaction, records, id, name, claimed);
   };

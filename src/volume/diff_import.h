@@ -10,6 +10,7 @@
 #include "volume/record_reader.h"
 #include "volume/records.h"
 #include "volume/store.h"
+#include "volume/vacancy.h"
 
 // How the stream of a diff becomes a volume's next snapshot: the changes are gathered in a volume of their
 // own, a clone of the snapshot that they begin at, which then takes the place of the volume's top in one
@@ -41,7 +42,7 @@ struct QuietVolume {
 // OpenVolumes::claim(), says. A holder that wakes up cannot write any more, so what is read of the volume
 // from then on stays true while its fence is what this gives. busy where somebody else is at it.
 Task<Result<QuietVolume>> make_quiet(RecordReader& records, VolumeId id, std::string name,
-                                     std::optional<FenceRecord> claimed);
+                                     std::optional<Vacancy> claimed);
 
 // What finish_import() puts into the store, and between what.
 struct ImportEnd {

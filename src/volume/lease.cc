@@ -199,13 +199,9 @@ void Lease::on_proven(MonotonicTime begun_at) {
 // so what he was allowed by the last one has ended.
 Task<Result<void>> Lease::announce(kv::Transaction& transaction, const Vacancy& vacancy,
                                    const std::string& heartbeat) {
-  if (vacancy.is_of_silent_holder) {
-    ASSIGN_OR_CO_RETURN(const auto stored, co_await get_record<HeartbeatRecord>(transaction, heartbeat_key_,
-                                                                                kv::Isolation::serializable));
-    // Ours, where an attempt with an unknown result has taken the volume.
-    const bool is_ours = stored && stored->owner == place_.self;
-    if (!is_ours && stored != vacancy.last_heartbeat) co_return fail(Errc::busy, "its holder is alive");
-  }
+  ASSIGN_OR_CO_RETURN(const bool is_silent,
+                      co_await is_still_silent(transaction, place_.keys, place_.volume, vacancy));
+  if (!is_silent) co_return fail(Errc::busy, "its holder is alive");
   transaction.set(heartbeat_key_, heartbeat);
   transaction.clear(handover_key_);
   co_return Result<void>();

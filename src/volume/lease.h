@@ -2,7 +2,6 @@
 
 #include <atomic>
 #include <cstdint>
-#include <optional>
 #include <string>
 
 #include "async/event.h"
@@ -17,6 +16,7 @@
 #include "volume/holder_watch.h"
 #include "volume/keys.h"
 #include "volume/store.h"
+#include "volume/vacancy.h"
 
 // Who serves a volume, where several servers share a store (docs/architecture.md, "Ownership"). The fence
 // record is the truth, and every data commit proves it. The lease is what keeps servers from taking volumes
@@ -37,14 +37,6 @@ struct LeasePlace {
 
 // Reads who holds the volume, at one version. not_found where there is no such volume; unavailable, ...
 Task<Result<HolderSight>> look_at_holder(LeasePlace place);
-
-// A volume that may be taken.
-struct Vacancy {
-  FenceRecord tenure;  // that ends so
-  // Where its holder was silent, the last sign of life: it may serve reads again after another one.
-  bool is_of_silent_holder = false;
-  std::optional<HeartbeatRecord> last_heartbeat;
-};
 
 // Waits until the volume may be taken: until it is free, or its holder has been silent for the lease time;
 // with Takeover::handover until the holder has let it go, which this asks for; with Takeover::force not at

@@ -258,6 +258,27 @@ TEST_F(LeaseTest, AVolumeThatIsServedElsewhereIsNotRemoved) {
   EXPECT_TRUE(a_.write(2));
 }
 
+TEST_F(LeaseTest, AHolderThatGoesOnBeforeAVerbIsDoneKeepsItsVolume) {
+  ASSERT_TRUE(a_.loop.run(a_.store->create(
+      "other", {.size_bytes = 1 << 20, .block_bytes = 4096, .compression = Compression::none})));
+  Host c(disk_, "host c", 3);
+  c.disk = c.loop.run(c.store->open(c.loop, "other")).value();
+  ASSERT_TRUE(a_.loop.run(a_.store->create_group("g", {"disk", "other"})));
+  ASSERT_TRUE(a_.loop.run(a_.store->snapshot_group("g@s")));
+  std::optional<Result<void>> rolled;
+  TaskScope scope;
+  scope.spawn(store_result(b_.store->rollback_group("g@s"), rolled));
+  b_.live(seconds(7));  // it has waited for a_, and waits for c
+  a_.loop.stand_still(seconds(7));
+  ASSERT_TRUE(a_.write(2));
+  live(a_, b_, seconds(8));
+  ASSERT_TRUE(rolled);
+  ASSERT_FALSE(*rolled);
+  EXPECT_EQ(rolled->error().code, Errc::busy) << rolled->error().what;
+  EXPECT_TRUE(a_.write(3));
+  EXPECT_EQ(a_.read().value(), 3);
+}
+
 TEST_F(LeaseTest, AllVolumesOfAnotherServerAreTakenOverAtOnce) {
   Host c(disk_, "host c", 3, Takeover::handover);
   std::optional<Result<uint32_t>> taken;

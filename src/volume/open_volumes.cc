@@ -180,14 +180,14 @@ void OpenVolumes::forget_parents(VolumeId id, LayerId top) {
   });
 }
 
-Task<Result<std::optional<FenceRecord>>> OpenVolumes::claim(VolumeId id, std::string name) {
+Task<Result<std::optional<Vacancy>>> OpenVolumes::claim(VolumeId id, std::string name) {
   if (!engine_.capabilities().shared_between_hosts) co_return std::nullopt;
   Ownership ownership = ownership_;
   // Nobody's disk is pulled from under him by a verb.
   ownership.takeover = Takeover::when_free;
-  ASSIGN_OR_CO_RETURN(const Vacancy vacancy,
+  ASSIGN_OR_CO_RETURN(Vacancy vacancy,
                       co_await wait_for_holder(place_of(id), std::move(ownership), std::move(name)));
-  co_return vacancy.tenure;
+  co_return vacancy;
 }
 
 }  // namespace fdbnbd::volume

@@ -114,9 +114,9 @@ class OpenVolumes {
   // finished, then they end at their next request, so that clients who connect anew get the volume when the
   // reservation is gone.
   Task<Result<Reservation>> reserve(VolumeId id, std::string name, bool disconnect = false);
-  // Before a change to a volume that is reserved here: the tenure in which nobody else is at work on it. busy
-  // where another server holds it; nothing in a store that only this process has.
-  Task<Result<std::optional<FenceRecord>>> claim(VolumeId id, std::string name);
+  // Before a change to a volume that is reserved here: that nobody else serves it, for check_vacancy() in the
+  // change's transaction. busy where another server holds it; nothing in a store that only this process has.
+  Task<Result<std::optional<Vacancy>>> claim(VolumeId id, std::string name);
   // An export of what is held; it ends the session when it goes, on any thread.
   std::shared_ptr<block::Export> make_session(const Hold& held);
 

@@ -160,6 +160,9 @@ struct TrashRecord {
   WallTime trashed{};
   WallTime expires{};  // from then on it may be purged
 
+  // Whether some of its snapshots may be gone already, so that it cannot be restored.
+  bool is_being_purged() const { return expires == WallTime{}; }
+
   std::string encode() const;
   static Result<TrashRecord> decode(std::string_view value);
 };

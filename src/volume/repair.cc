@@ -171,8 +171,8 @@ Task<Result<Repair::Quiet>> Repair::keep_closed(const Readers& readers) {
   for (const auto& [id, name] : readers.volumes) {
     ASSIGN_OR_CO_RETURN(OpenVolumes::Reservation reservation, co_await open_volumes_.reserve(id, name));
     quiet.reservations.push_back(std::move(reservation));
-    ASSIGN_OR_CO_RETURN(const std::optional<FenceRecord> tenure, co_await open_volumes_.claim(id, name));
-    if (tenure) quiet.tenures.emplace(id, *tenure);
+    ASSIGN_OR_CO_RETURN(std::optional<Vacancy> vacancy, co_await open_volumes_.claim(id, name));
+    if (vacancy) quiet.vacancies.emplace(id, std::move(*vacancy));
   }
   co_return quiet;
 }
@@ -191,7 +191,7 @@ Task<Result<void>> Repair::mend_gap(const GraphRows& graph, const Gap& gap) {
   for (const uint64_t extent_index : gap.extents) {
     ASSIGN_OR_CO_RETURN(std::optional<std::string> bitmap, co_await derive_bitmap(gap, extent_index));
     if (!bitmap) continue;  // check tells of the blocks
-    const GapExtent extent{gap, readers, quiet->tenures, extent_index, std::move(*bitmap)};
+    const GapExtent extent{gap, readers, quiet->vacancies, extent_index, std::move(*bitmap)};
     auto body = [&](kv::Transaction& transaction) { return mend_extent_in(transaction, extent); };
     ASSIGN_OR_CO_RETURN(const bool is_mended, co_await records_.transact<bool>(body));
     findings_.push_back({owner, extent_index * extent_bytes, extent_bytes,
@@ -226,11 +226,12 @@ Task<Result<bool>> Repair::mend_extent_in(kv::Transaction& transaction, const Ga
   if (bitmap->has_value()) co_return **bitmap == extent.bitmap;
   ASSIGN_OR_CO_RETURN(const auto record, co_await records_.read_layer(transaction, extent.gap.layer));
   if (!record || record->state == LayerState::deleting) co_return false;
-  for (const auto& [id, tenure] : extent.tenures) {
+  for (const auto& [id, vacancy] : extent.vacancies) {
     ASSIGN_OR_CO_RETURN(const auto fence, co_await get_record<FenceRecord>(transaction, keys_.fence(id),
                                                                            kv::Isolation::serializable));
-    if (!fence || !fence->same_tenure(tenure))
-      co_return fail(Errc::busy, "a volume has just been opened by another server");
+    const std::string& name = extent.readers.volumes.at(id);
+    if (!fence) co_return fail(Errc::busy, fmt::format("volume \"{}\" has just been removed", name));
+    CO_RETURN_IF_ERROR(co_await check_vacancy(transaction, keys_, id, *fence, vacancy, name));
   }
   ASSIGN_OR_CO_RETURN(const bool is_unsafe,
                       co_await has_data_below(transaction, *record, extent.extent_index));

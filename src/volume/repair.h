@@ -18,6 +18,7 @@
 #include "volume/record_reader.h"
 #include "volume/records.h"
 #include "volume/store.h"
+#include "volume/vacancy.h"
 
 namespace fdbnbd::volume {
 
@@ -58,7 +59,7 @@ class Repair {
   // No volume that reads a layer is open here, nor can be, as long as this lives.
   struct Quiet {
     std::vector<OpenVolumes::Reservation> reservations;
-    std::map<VolumeId, FenceRecord> tenures;  // in which nobody else is at work, where several servers are
+    std::map<VolumeId, Vacancy> vacancies;  // that no other server has them open
   };
   Task<Result<void>> mend_bitmaps();
   // Fails with who stands in the way.
@@ -70,7 +71,7 @@ class Repair {
   struct GapExtent {
     const Gap& gap;
     const Readers& readers;
-    const std::map<VolumeId, FenceRecord>& tenures;
+    const std::map<VolumeId, Vacancy>& vacancies;
     uint64_t extent_index;
     std::string bitmap;  // as the blocks say
   };

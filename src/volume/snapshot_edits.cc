@@ -250,10 +250,9 @@ Task<Result<void>> roll_back(kv::Transaction& transaction, RecordReader& reader,
                                             transaction, keys.snapshot(plan.id, plan.name.snapshot),
                                             kv::Isolation::serializable));
   if (!found) co_return fail(Errc::not_found, fmt::format("there is no snapshot \"{}\"", plan.name.full()));
-  if (plan.claimed && !records.fence.same_tenure(*plan.claimed)) {
-    co_return fail(Errc::busy,
-                   fmt::format("volume \"{}\" has just been opened by another server", plan.name.volume));
-  }
+  if (plan.claimed)
+    CO_RETURN_IF_ERROR(
+        co_await check_vacancy(transaction, keys, plan.id, records.fence, *plan.claimed, plan.name.volume));
   CO_RETURN_IF_ERROR(co_await drop_top(transaction, keys, records.fence.top_layer));
   VolumeRecord volume = records.volume;
   volume.size_bytes = found->size_bytes;

@@ -13,6 +13,7 @@
 #include "volume/record_reader.h"
 #include "volume/records.h"
 #include "volume/store.h"
+#include "volume/vacancy.h"
 
 // Snapshots and rollback of volumes, as parts of a transaction: a few records each, whatever the volume
 // holds.
@@ -60,7 +61,7 @@ struct RollbackPlan {
   SnapshotName name;  // the volume's for messages
   LayerId new_top;    // a new id
   // The tenure in which nobody has the volume open; nothing in a store that only this process has.
-  std::optional<FenceRecord> claimed;
+  std::optional<Vacancy> claimed;
 };
 
 // Makes the volume what it was at the snapshot. Nobody has it open here. not_found; busy.

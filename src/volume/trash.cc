@@ -134,9 +134,9 @@ Task<Result<Trash::Removed>> Trash::remove_in(kv::Transaction& transaction, cons
   // Only the one that is reserved: another one that has been given the name may be in use.
   if (*found != removal.id) co_return tl::unexpected(no_volume(removal.name));
   ASSIGN_OR_CO_RETURN(VolumeRecords records, co_await records_.load(transaction, *found, removal.name));
-  if (removal.claimed && !records.fence.same_tenure(*removal.claimed))
-    co_return fail(Errc::busy,
-                   fmt::format("volume \"{}\" has just been opened by another server", removal.name));
+  if (removal.claimed)
+    CO_RETURN_IF_ERROR(co_await check_vacancy(transaction, keys_, removal.id, records.fence, *removal.claimed,
+                                              removal.name));
   ASSIGN_OR_CO_RETURN(const auto snapshots,
                       co_await records_.read_snapshots(transaction, *found, removal.name));
   CO_RETURN_IF_ERROR(check_snapshots(removal, snapshots));
@@ -293,6 +293,12 @@ Task<Result<void>> Trash::restore_in(kv::Transaction& transaction, Row row, cons
   if (existing.error().code != Errc::not_found) co_return propagate(existing);
   ASSIGN_OR_CO_RETURN(VolumeRecords records,
                       co_await records_.load_trashed(transaction, row.id, row.record.name));
+  ASSIGN_OR_CO_RETURN(const auto record, co_await get_record<TrashRecord>(transaction, keys_.trash(row.id),
+                                                                          kv::Isolation::serializable));
+  if (record && record->is_being_purged()) {
+    co_return fail(Errc::busy,
+                   fmt::format("volume \"{}\" (id {}) is being purged", row.record.name, row.id.value));
+  }
   records.volume.is_trashed = false;
   transaction.set(keys_.volume(row.id), records.volume.encode());
   transaction.set(keys_.name(new_name), NameRecord{row.id}.encode());
@@ -336,10 +342,14 @@ Task<Result<void>> Trash::purge_one(Row row) {
 // Whether the volume is gone. One with many snapshots goes in several steps, the record of the trash last.
 Task<Result<bool>> Trash::purge_step(kv::Transaction& transaction, const Row& row) {
   const std::string key = keys_.trash(row.id);
-  ASSIGN_OR_CO_RETURN(const auto record,
+  ASSIGN_OR_CO_RETURN(auto record,
                       co_await get_record<TrashRecord>(transaction, key, kv::Isolation::serializable));
   // One that has been restored, and removed again, has its time before it again.
-  if (!record || record->trashed != row.record.trashed || record->expires != row.record.expires) {
+  const auto is_same = [&row](const TrashRecord& found) {
+    return found.trashed == row.record.trashed &&
+           (found.expires == row.record.expires || found.is_being_purged());
+  };
+  if (!record || !is_same(*record)) {
     co_return fail(Errc::not_found, fmt::format("volume \"{}\" (id {}) has just been restored or purged",
                                                 row.record.name, row.id.value));
   }
@@ -349,6 +359,8 @@ Task<Result<bool>> Trash::purge_step(kv::Transaction& transaction, const Row& ro
   if (snapshots.size() > limits::kMaxSnapshotsPerRemoval) {
     snapshots.resize(limits::kMaxSnapshotsPerRemoval);
     CO_RETURN_IF_ERROR(co_await drop_snapshots(transaction, records_, snapshots, row.id));
+    record->expires = {};
+    transaction.set(key, record->encode());
     co_return false;
   }
   CO_RETURN_IF_ERROR(co_await destroy_in(transaction, records, snapshots));

@@ -16,6 +16,7 @@
 #include "volume/record_reader.h"
 #include "volume/records.h"
 #include "volume/store.h"
+#include "volume/vacancy.h"
 
 namespace fdbnbd::volume {
 
@@ -51,7 +52,7 @@ class Trash final : private TimerWork {
     std::string name;
     VolumeId id;  // reserved
     RemoveOptions options;
-    std::optional<FenceRecord> claimed;  // the tenure in which nobody has the volume open
+    std::optional<Vacancy> claimed;  // that no other server has the volume open
     WallTime trashed{};
     WallTime expires{};
   };

@@ -1,10 +1,14 @@
+#include <fmt/core.h>
 #include <gtest/gtest.h>
 
 #include <algorithm>
 #include <chrono>
+#include <functional>
+#include <optional>
 
 #include "async/sim_loop.h"
 #include "kv/memory/memory_engine.h"
+#include "volume/interposed_engine_testing.h"
 #include "volume/keys.h"
 #include "volume/store.h"
 
@@ -229,6 +233,32 @@ TEST_F(TrashTest, ANewRetentionIsForWhatIsRemovedFromThenOn) {
   pass(std::chrono::minutes(7));
   ASSERT_EQ(trash().size(), 1U);
   EXPECT_EQ(trash().front().name, "a");
+}
+
+TEST_F(TrashTest, WhatIsPurgedInPartIsNotRestored) {
+  create("a");
+  for (size_t i = 0; i <= limits::kMaxSnapshotsPerRemoval; ++i)
+    ASSERT_TRUE(run(store_->snapshot({fmt::format("a@{}", i)}, {})));
+  ASSERT_TRUE(run(store_->remove("a", {.with_snapshots = true})));
+  InterposedEngine engine(*engine_);
+  Store::Options options;
+  options.volume_executors = {&loop_};
+  options.trash_retention = retention_;
+  const auto other = run(open_store(engine, loop_, options)).value();
+  std::optional<Result<VolumeInfo>> restored;
+  const std::function<Task<void>()> restore = [&]() -> Task<void> {
+    restored = co_await store_->restore("a", "");
+  };
+  const std::function<Task<void>()> restore_before_the_next = [&]() -> Task<void> {
+    engine.at_next_commit_of(KeySpace("").trash({1}).front(), InterposedEngine::Outcome::as_it_is, restore);
+    co_return;
+  };
+  engine.at_next_commit_of(KeySpace("").trash({1}).front(), InterposedEngine::Outcome::as_it_is,
+                           restore_before_the_next);
+  EXPECT_TRUE(run(other->purge("a")));
+  run(other->close());
+  ASSERT_TRUE(restored);
+  EXPECT_EQ(restored->error().code, Errc::busy);
 }
 
 TEST_F(TrashTest, NowAndATrashThatIsOffRemoveAtOnce) {
