@@ -130,7 +130,9 @@ Task<Result<std::unique_ptr<Stream>>> SocketAcceptor::accept() {
     OwnedFd connection(::accept4(socket_.get(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
     if (connection) {
       std::unique_ptr<Stream> stream = make_socket_stream(std::move(connection));
-      CO_RETURN_IF_ERROR(stream->attach(loop_));
+      // The kernel may have no room to watch it: the next one may find some.
+      if (auto attached = stream->attach(loop_); !attached)
+        co_return fail(Errc::too_large, std::move(attached.error().what));
       co_return stream;
     }
     const int code = errno;
