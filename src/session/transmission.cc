@@ -18,9 +18,10 @@ namespace {
 
 // Blocks are at least this large, so this many extents per byte are enough for a BLOCK_STATUS answer.
 constexpr uint64_t kBytesPerStatusExtent = limits::kMinBlockBytes;
-// What one that clears prepares for each extent that it covers, all at once where they are stored.
-constexpr uint64_t kBytesPerClearedExtent = uint64_t{limits::kBlocksPerExtent} * limits::kMinBlockBytes;
+// What is prepared for each extent that a request covers, all at once: changes where it clears, else bitmaps.
+constexpr uint64_t kBytesPerExtent = uint64_t{limits::kBlocksPerExtent} * limits::kMinBlockBytes;
 constexpr uint64_t kMemoryPerClearedExtent = 6 * limits::kKiB;
+constexpr uint64_t kMemoryPerLookedAtExtent = limits::kKiB;
 constexpr uint64_t kMemoryPerStatusExtent = sizeof(block::StatusExtent) + 2 * proto::kStatusDescriptorBytes;
 
 }  // namespace
@@ -235,10 +236,11 @@ uint64_t Transmission::request_data_bytes(const Request& request) const {
     case Command::write:
       return BufferPool::footprint_bytes(request.length_bytes);
     case Command::block_status:
-      return status_extents_limit(request) * contexts_.size() * kMemoryPerStatusExtent;
+      return contexts_.size() * (status_extents_limit(request) * kMemoryPerStatusExtent +
+                                 request.length_bytes / kBytesPerExtent * kMemoryPerLookedAtExtent);
     case Command::trim:
     case Command::write_zeroes:
-      return request.length_bytes / kBytesPerClearedExtent * kMemoryPerClearedExtent;
+      return request.length_bytes / kBytesPerExtent * kMemoryPerClearedExtent;
     default:
       return 0;
   }

@@ -115,25 +115,30 @@ TEST(Transmission, RequestsInFlightAreCounted) {
   newcomer.stream().close();
 }
 
-Task<void> clear_much(SimServer& world, TestClient& client, Command command) {
+Task<void> send_large(SimServer& world, TestClient& client, Command command, uint16_t flags) {
   EXPECT_TRUE(co_await client.connect({}));
   std::string batch;
   for (int i = 0; i < 20; ++i) {
-    Request request = plain_request(command, 0, 64 * kMiB);
+    Request request = plain_request(command, 0, 64 * kMiB, flags);
     batch += client.encode(request);
   }
   EXPECT_TRUE((co_await client.stream().write_all(as_bytes(batch))).has_value());
   co_await sleep_for(world.loop, milliseconds(1));
 }
 
-TEST(Transmission, WhatLargeClearsPrepareCountsAsTheirMemory) {
-  for (const Command command : {Command::trim, Command::write_zeroes}) {
+TEST(Transmission, WhatIsPreparedForLargeRangesCountsAsTheirMemory) {
+  struct Case {
+    Command command;
+    uint16_t flags;
+    size_t running_count;  // of 16 extents each, in 256 KiB
+  };
+  for (const Case& large : {Case{Command::trim, 0, 2}, Case{Command::write_zeroes, 0, 2},
+                            Case{Command::block_status, proto::kCmdFlagReqOne, 15}}) {
     SimServer world({.limits = small_limits(), .fake = {.size_bytes = 64 * kMiB}});
     world.exported->hold();
     TestClient client(world.dial());
-    world.run(clear_much(world, client, command));
-    // 16 extents of 6 KiB each, of 256 KiB.
-    EXPECT_EQ(world.exported->running_count(), 2u);
+    world.run(send_large(world, client, large.command, large.flags));
+    EXPECT_EQ(world.exported->running_count(), large.running_count);
     world.exported->let_go();
     world.run(client.receive_all());
     EXPECT_EQ(client.in_flight_count(), 0u);
