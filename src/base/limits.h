@@ -179,6 +179,8 @@ static_assert(kFdbTransactionBytes >= static_cast<int64_t>(2 * kMaxTransactionBy
 inline constexpr uint64_t kMaxControlMessageBytes = kMiB;      // of a request
 inline constexpr uint64_t kMaxControlReplyBytes = 256 * kMiB;  // that a client takes
 inline constexpr uint32_t kMaxControlConnections = 64;
+inline constexpr size_t kMaxJsonFields = 256;  // of one object
+static_assert(kMaxLabels <= kMaxJsonFields);
 
 // The tool's copies and loads.
 inline constexpr uint64_t kTransferRequestBytes = 512 * kKiB;

@@ -1,5 +1,6 @@
 #include "control/messages.h"
 
+#include <fmt/core.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -8,6 +9,7 @@
 #include "base/limits.h"
 #include "base/random.h"
 #include "control/fake_store_testing.h"
+#include "control/json.h"
 #include "control/line_buffer.h"
 #include "control/time_text.h"
 
@@ -150,6 +152,28 @@ TEST(ControlRequest, HostileMessagesAreInvalidAndNothingElse) {
     EXPECT_EQ(request.error().code, Errc::invalid);
     EXPECT_FALSE(request.error().what.empty());
   }
+}
+
+std::string object_of(size_t fields_count, const std::string& value) {
+  std::string text = "{";
+  for (size_t i = 0; i < fields_count; ++i)
+    text += fmt::format("{}\"{:05}\":{}", i == 0 ? "" : ",", i, value);
+  return text + "}";
+}
+
+TEST(ControlJson, AnObjectHasABoundedNumberOfFields) {
+  const auto what_of = [](const std::string& text) {
+    const auto json = parse_object(text, Errc::invalid);
+    return json ? std::string() : json.error().what;
+  };
+  const size_t most = limits::kMaxJsonFields;
+  EXPECT_EQ(what_of(object_of(most, "1")), "");
+  EXPECT_THAT(what_of(object_of(most + 1, "1")), HasSubstr("more than 256 fields"));
+  // Each for itself, however they lie in each other.
+  EXPECT_EQ(what_of(object_of(most, object_of(most, "1"))), "");
+  EXPECT_THAT(what_of("{\"a\":[[" + object_of(most + 1, "1") + "]]}"), HasSubstr("more than"));
+  EXPECT_THAT(what_of(object_of(most + 1, "[[{\"a\":1}]]")), HasSubstr("more than"));
+  EXPECT_THAT(what_of(object_of(100'000, "0")), HasSubstr("more than"));
 }
 
 TEST(ControlRequest, AnyBytesChangedInAMessageNeverCrashTheReader) {
