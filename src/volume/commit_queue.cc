@@ -125,7 +125,6 @@ std::unique_ptr<kv::Transaction> CommitQueue::begin() {
 
 Task<Result<void>> CommitQueue::commit_batch(std::vector<Intent*>& batch,
                                              std::unique_ptr<kv::Transaction>& transaction) {
-  bool is_in_doubt = false;
   for (uint32_t attempt = 1;; ++attempt) {
     turn_back_outdated(batch);
     if (batch.empty()) co_return Result<void>{};
@@ -140,10 +139,13 @@ Task<Result<void>> CommitQueue::commit_batch(std::vector<Intent*>& batch,
       fence_.on_committed(*committed);
       co_return Result<void>{};
     }
-    is_in_doubt = is_in_doubt || committed.error().code == Errc::unknown_result;
+    if (committed.error().code == Errc::unknown_result) {
+      for (Intent* intent : batch) intent->is_in_doubt_ = true;
+    }
     Result<void> recovered = co_await recover(committed.error(), attempt);
     if (recovered) continue;
     // What it changed may be there or not, and nothing that is known here says which.
+    const bool is_in_doubt = std::ranges::any_of(batch, &Intent::is_in_doubt_);
     if (is_in_doubt && !fence_.is_lost()) {
       log::error("whether a write has happened is not known, and the store failed: {}",
                  recovered.error().what);

@@ -50,6 +50,7 @@ class CommitQueue {
     friend class CommitQueue;
     Group* group_ = nullptr;
     bool is_committed_ = false;
+    bool is_in_doubt_ = false;  // an attempt's result was lost, of this layer or one before it
   };
 
   CommitQueue(kv::Engine& engine, Executor& executor, Fence& fence);

@@ -162,6 +162,16 @@ TEST_F(InterposedCommitTest, AFailureBehindAResultThatWasLostIsTheEndOfTheTenure
   EXPECT_TRUE(fence_.is_lost()) << "what is known in memory may not be what is stored";
 }
 
+TEST_F(InterposedCommitTest, TheDoubtOutlivesANewTopLayer) {
+  engine_.at_next_commit_of('k', InterposedEngine::Outcome::unknown_applied,
+                            [this] { return change_top_layer(); });
+  SetsOneKey intent(kTop);
+  EXPECT_EQ(loop_.run(queue_.commit(intent)).error().code, Errc::conflict);
+  intent.layer = LayerId{kTop.value + 1};
+  store_->faults().fail_next_commits(kv::CommitFault::io);
+  EXPECT_EQ(loop_.run(queue_.commit(intent)).error().code, Errc::fenced);
+}
+
 TEST_F(InterposedCommitTest, AFailureWithoutDoubtIsThatOfOneWrite) {
   store_->faults().fail_next_commits(kv::CommitFault::io);
   SetsOneKey intent(kTop);
