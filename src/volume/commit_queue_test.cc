@@ -7,6 +7,7 @@
 #include <chrono>
 #include <cstring>
 #include <new>
+#include <optional>
 #include <set>
 #include <string>
 #include <utility>

@@ -121,7 +121,7 @@ Task<Result<std::optional<Vacancy>>> Waiter::judge(HolderSight sight, HolderWatc
   // What it has left in flight cannot take effect any more: the fence sees to that.
   if (sight.holder_has_ended()) why = "that process has ended";
   if (why != nullptr) {
-    log::warning("volume \"{}\" is taken from {}: {}", volume_name_, sight.holder(), why);
+    log::warning("volume \"{}\" is to be taken from {}: {}", volume_name_, sight.holder(), why);
     vacancy.is_of_silent_holder = ownership_.takeover != Takeover::force && !sight.holder_has_ended();
     co_return vacancy;
   }

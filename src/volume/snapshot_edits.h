@@ -60,7 +60,7 @@ struct RollbackPlan {
   VolumeId id;
   SnapshotName name;  // the volume's for messages
   LayerId new_top;    // a new id
-  // The tenure in which nobody has the volume open; nothing in a store that only this process has.
+  // That no other server has the volume open; nothing in a store that only this process has.
   std::optional<Vacancy> claimed;
 };
 
